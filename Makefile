@@ -1,0 +1,59 @@
+# Every target sets up what it needs first. On a fresh machine: `make serve`, `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+# torch first and alone: on some platforms a later resolution would fetch another build of it.
+TORCH := torch==2.13.0
+ARGS ?=
+
+.PHONY: setup serve test test-all lint format bench clean
+
+setup: .venv/dev
+
+.venv/pip:
+	@echo "Streambed: making a virtual environment in .venv ..."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Streambed needs Python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/serve: .venv/pip pyproject.toml
+	@echo "Streambed: installing PyTorch and the server (a few minutes the first time) ..."
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+.venv/dev: .venv/serve
+	@echo "Streambed: installing what the tests need ..."
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+.venv/integrations: .venv/dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[integrations]'
+	cd tests/integrations/node && npm ci --silent --no-audit --no-fund
+	@touch $@
+
+serve: .venv/serve
+	$(BIN)/streambed serve $(ARGS)
+
+test: .venv/dev
+	$(BIN)/pytest --cov --cov-report= $(ARGS)
+	$(BIN)/coverage report --include='*/streambed/text/*,*/streambed/engine/*' --fail-under=95
+	$(BIN)/coverage report --skip-covered --fail-under=90
+
+test-all: .venv/integrations
+	$(BIN)/pytest -m 'slow or not slow' $(ARGS)
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/dev
+	$(BIN)/python -m benchmarks.oneshot $(ARGS)
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

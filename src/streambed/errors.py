@@ -1,0 +1,113 @@
+"""The exception tree and the one table of errors.
+
+StreambedError
+├── CheckpointError      a checkpoint cannot be served; raised while loading, never on the wire
+├── SettingsError        a setting is wrong; raised at start, never on the wire
+└── RequestError         a request failed; each subclass is one row of the table below
+    ├── InvalidRequest   ├── Unauthorized     ├── ForbiddenOrigin  ├── NotFound
+    ├── OffsetConflict   ├── OffsetGap        ├── RevisionConflict ├── RevisionGap
+    ├── TooLarge         ├── UnsupportedMedia ├── Overloaded       ├── Internal
+    └── NotReady         ├── DeadlineExceeded └── StorageFull
+
+Whatever speaks about errors (HTTP bodies, OpenAPI, close codes, docs) reads the class attributes; nothing retypes them.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class StreambedError(Exception):
+    """Everything that Streambed raises on purpose."""
+
+
+class CheckpointError(StreambedError):
+    """A checkpoint is missing, damaged or not one that Streambed can serve. One line: file and cause."""
+
+
+class SettingsError(StreambedError):
+    """A setting is out of range or contradicts another. One line: setting and cause."""
+
+
+class RequestError(StreambedError):
+    """A request that ends in an error. `param` names the offending field, as OpenAI's error bodies do."""
+
+    code: ClassVar[str]
+    status: ClassVar[int]
+    close_code: ClassVar[int | None] = None
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+    @property
+    def type(self) -> str:
+        """OpenAI's coarse `error.type`."""
+        return "invalid_request_error" if self.status < 500 and not self.retryable else "server_error"
+
+
+class InvalidRequest(RequestError):
+    code, status = "invalid_request", 400
+
+
+class Unauthorized(RequestError):
+    code, status, close_code = "unauthorized", 401, 4401
+
+
+class ForbiddenOrigin(RequestError):
+    code, status = "forbidden_origin", 403
+
+
+class NotFound(RequestError):
+    code, status, close_code = "not_found", 404, 4404
+
+
+class OffsetConflict(RequestError):
+    code, status = "offset_conflict", 409
+
+
+class OffsetGap(RequestError):
+    code, status = "offset_gap", 409
+
+
+class RevisionConflict(RequestError):
+    code, status = "revision_conflict", 409
+
+
+class RevisionGap(RequestError):
+    code, status = "revision_gap", 409
+
+
+class TooLarge(RequestError):
+    code, status, close_code = "too_large", 413, 1009
+
+
+class UnsupportedMedia(RequestError):
+    code, status = "unsupported_media", 415
+
+
+class Overloaded(RequestError):
+    code, status, close_code, retryable = "overloaded", 429, 1013, True
+
+
+class Internal(RequestError):
+    code, status, close_code = "internal", 500, 1011
+
+
+class NotReady(RequestError):
+    code, status, close_code, retryable = "not_ready", 503, 1012, True
+
+
+class DeadlineExceeded(RequestError):
+    code, status = "deadline", 504
+
+
+class StorageFull(RequestError):
+    code, status, retryable = "storage_full", 507, True
+
+
+ERROR_TABLE: tuple[type[RequestError], ...] = tuple(
+    sorted(RequestError.__subclasses__(), key=lambda e: (e.status, e.code))
+)
