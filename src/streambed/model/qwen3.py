@@ -1,0 +1,95 @@
+"""The Qwen3 network, from token ids to hidden states (technical report: arXiv 2505.09388).
+
+Pre-norm decoder layers: grouped-query attention with normalised queries and keys and rotary positions, then a gated
+SiLU network. It runs on a *flat* batch: one row per token, rows of many sequences one after another, positions given.
+What a row attends to is the business of `attention.py`; how a matrix is stored, of `linear.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from streambed.model.attention import Plan, attend
+from streambed.model.checkpoint import Qwen3Config
+from streambed.model.linear import Linear
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Weights of one decoder layer. Norm weights are float32."""
+
+    attention_norm: Tensor  # [hidden]
+    qkv: Linear  # queries, keys and values of all heads, in this order
+    qk_norm: Tensor  # [heads + kv_heads, head_dim]; the queries' part carries the scale head_dim ** -0.5
+    output: Linear
+    mlp_norm: Tensor  # [hidden]
+    gate: Linear
+    up: Linear
+    down: Linear
+
+
+@dataclass(frozen=True)
+class Qwen3:
+    """Weights and forward pass. Immutable: all state of a text is in the KV that the plan points at."""
+
+    config: Qwen3Config
+    embedding: Tensor  # [vocabulary, hidden]
+    layers: tuple[Layer, ...]
+    final_norm: Tensor  # [hidden], float32
+    rotary: Tensor  # [positions, head_dim / 2, 2], float32: cosine and sine of each position and frequency
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embedding.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.device
+
+    @torch.inference_mode()
+    def forward(self, ids: Tensor, positions: Tensor, plan: Plan, wanted: Tensor) -> Tensor:
+        """Runs one step.
+
+        ids, positions: int64 [rows]; wanted: int64 [probes], the rows whose final hidden state is asked for.
+        Writes keys and values where the plan says. Returns float32 [probes, hidden], after the final norm.
+        """
+        config = self.config
+        heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
+        cosine, sine = self.rotary[positions].unbind(-1)  # [rows, head_dim / 2] each
+        turn = (cosine[:, None], sine[:, None])
+        hidden = self.embedding[ids]
+        for index, layer in enumerate(self.layers):
+            qkv = layer.qkv(rms_norm(hidden, layer.attention_norm, config.rms_norm_eps)).view(len(ids), -1, dim)
+            qk = rms_norm(qkv[:, : heads + kv_heads], layer.qk_norm, config.rms_norm_eps, torch.float32)
+            qk = rotate(qk, *turn).to(self.dtype)
+            q, k, v = qk[:, :heads], qk[:, heads:], qkv[:, heads + kv_heads :]
+            attended = attend(plan, index, q, k, v)
+            if layer is self.layers[-1]:  # beyond this point a row serves only itself
+                attended, hidden = attended[wanted], hidden[wanted]
+            hidden = layer.output.plus(attended, hidden)
+            normed = rms_norm(hidden, layer.mlp_norm, config.rms_norm_eps)
+            hidden = layer.down.plus(layer.up.times(normed, layer.gate.silu(normed)), hidden)
+        return rms_norm(hidden, self.final_norm, config.rms_norm_eps, torch.float32)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype | None = None) -> Tensor:
+    """x / rms(x) * weight over the last dimension, computed in float32 (arXiv 1910.07467), returned as `dtype`."""
+    wide = x.float()
+    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return (wide * scale * weight).to(dtype or x.dtype)
+
+
+def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Rotary position embedding (arXiv 2104.09864), halves as pairs. x: [rows, heads, head_dim], float32."""
+    first, second = x.chunk(2, -1)
+    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), -1)
+
+
+def rotary_table(config: Qwen3Config, positions: int, device: torch.device) -> Tensor:
+    """Cosine and sine for every position, float32 [positions, head_dim / 2, 2]."""
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
+    angles = torch.outer(torch.arange(positions).float(), 1.0 / config.rope_theta**exponents)
+    return torch.stack((angles.cos(), angles.sin()), -1).to(device)
