@@ -1,0 +1,71 @@
+"""The checkpoint's tokenizer: token ids of a text, the end token, and the policy for special tokens in text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import tokenizers
+
+from streambed.errors import CheckpointError, InvalidRequest
+
+SpecialTokens = Literal["text", "parse"]
+"""What `<|endoftext|>` and its like mean inside a text: plain characters (`text`), or themselves (`parse`)."""
+
+
+class Tokenizer:
+    """Token ids of whole texts, by the `tokenizers` library. Threads may share it."""
+
+    def __init__(self, file: Path, special_tokens: SpecialTokens = "text") -> None:
+        """Loads `tokenizer.json`. Raises CheckpointError where it is broken or sets no end token."""
+        try:
+            definition = file.read_bytes()
+            self.backend = tokenizers.Tokenizer.from_buffer(definition)
+        except OSError as error:
+            raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
+        except Exception as error:  # the library raises bare Exception for a broken file
+            raise CheckpointError(f"{file}: not a tokenizer: {error}") from error
+        self.definition: dict[str, Any] = json.loads(definition)
+        self.digest = hashlib.sha256(definition).hexdigest()
+        self.special_tokens: SpecialTokens = special_tokens
+        self.backend.no_truncation()
+        self.backend.no_padding()
+        self.backend.encode_special_tokens = special_tokens == "text"
+        ends = self.backend.encode("", add_special_tokens=True).ids
+        if len(ends) != 1:
+            raise CheckpointError(
+                f"{file}: its post-processor adds {len(ends)} tokens to a text; one end token is expected"
+            )
+        self.end_id: int = ends[0]
+        if self.backend.encode("a", add_special_tokens=True).ids[-1] != self.end_id:
+            raise CheckpointError(f"{file}: its post-processor puts a token before the text; one after it is expected")
+        self.size = 1 + max(self.backend.get_vocab(with_added_tokens=True).values())
+        """One more than the largest token id."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids without the end token. Raises InvalidRequest on lone surrogates."""
+        check_text(text)
+        return self.backend.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of many texts, on all cores."""
+        for text in texts:
+            check_text(text)
+        return [encoding.ids for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int]) -> list[str]:
+        """The piece of text that each token stands for; a token of broken UTF-8 gives replacement characters."""
+        return [self.backend.decode([token], skip_special_tokens=False) for token in ids]
+
+
+def check_text(text: str) -> None:
+    """Raises InvalidRequest where `text` holds a lone surrogate, which is no character and has no UTF-8."""
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"text has a lone surrogate at character {error.start}") from None
