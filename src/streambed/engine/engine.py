@@ -1,0 +1,487 @@
+"""The engine: one thread that turns tasks into vectors, and the library's front door."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Sequence_
+from concurrent.futures import Future
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import torch
+
+from streambed.engine.kv import KVMemory, physical_memory
+from streambed.engine.prefixes import Prefixes
+from streambed.engine.runner import Runner, choose_device, choose_dtype
+from streambed.engine.scheduler import Scheduler
+from streambed.engine.sequence import Embedding, Lane, Sequence, Task, Vectors
+from streambed.engine.session import Session
+from streambed.errors import CheckpointError, Internal, InvalidRequest, NotReady, Overloaded, SettingsError, TooLarge
+from streambed.model.checkpoint import BUILTIN, Checkpoint, find_checkpoint
+from streambed.model.weights import load_network
+from streambed.text.incremental import IncrementalTokenizer, Splits
+from streambed.text.instructions import choose_prompt
+from streambed.text.tokenizer import SpecialTokens, Tokenizer
+from streambed.vectors.shape import check_dimensions, shorten
+
+logger = logging.getLogger(__name__)
+
+MAX_QUEUED_TOKENS = 1 << 20
+"""Beyond this much waiting work, more is refused; an idle engine takes any request."""
+EAGER_SECONDS = 0.02
+"""How long a few appended tokens wait for an explicit probe before they are computed on their own."""
+MAX_FAILURES = 3
+"""Steps that may fail one after another before the engine gives up."""
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What was loaded, for logs, `/info` and clients that keep vectors."""
+
+    model: str
+    fingerprint: str
+    """Equal for two engines exactly when they give the same vectors for the same text, up to rounding."""
+    dtype: str
+    device: str
+    dimensions: int
+    window: int
+    """The checkpoint's own limit."""
+    max_tokens: int
+    """Most tokens of one text, instruction and end token included: the window, or less where memory for KV is short."""
+    max_batch_tokens: int
+    kv_memory: int
+    kv_bytes_per_token: int
+    special_tokens: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """Counters since the start and gauges of now."""
+
+    steps: int
+    rows: int
+    """Rows computed, probes included."""
+    cached_tokens: int
+    """Tokens that finished tasks found computed already."""
+    waiting: int
+    sessions: int
+    cached_texts: int
+    evictions: int
+    kv_bytes: int
+    last_progress_s: float
+    """Seconds since a step ended or the engine was idle."""
+
+
+class Engine:
+    """A loaded model with its thread. Safe to use from any thread."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        kv_memory: int | None = None,
+        max_batch_tokens: int | None = None,
+        special_tokens: SpecialTokens = "text",
+    ) -> None:
+        """Loads the weights and starts the thread; `Engine.load` finds the checkpoint first.
+
+        dtype: `auto`, `float32` or `bfloat16`. device: `auto`, `cpu`, `cuda` or `cuda:N`. kv_memory: bytes for KV, a
+        quarter of the memory by default. max_batch_tokens: rows of a step; by default as many as run in a tenth of a
+        second. special_tokens: whether `<|endoftext|>` and its like in a text are plain `text` or `parse`d.
+
+        Raises:
+            CheckpointError, SettingsError: in one line.
+        """
+        chosen_device = choose_device(device)
+        chosen_dtype = choose_dtype(dtype, chosen_device, checkpoint.name == BUILTIN)
+        if max_batch_tokens is not None and max_batch_tokens < 1:
+            raise SettingsError(f"--max-batch-tokens is {max_batch_tokens}; at least 1 is expected")
+        self.checkpoint = checkpoint
+        self.tokenizer = Tokenizer(checkpoint.tokenizer_file, special_tokens)
+        if self.tokenizer.size > checkpoint.config.vocab_size:
+            raise CheckpointError(
+                f"{checkpoint.tokenizer_file}: has token ids up to {self.tokenizer.size - 1}, "
+                f"but the embedding table has {checkpoint.config.vocab_size} rows"
+            )
+        self.splits = Splits(self.tokenizer)
+        if kv_memory is None:
+            kv_memory = physical_memory(chosen_device) // 4
+        self._prefixes = Prefixes()
+        self._kv = KVMemory(
+            checkpoint.config, checkpoint.window, chosen_dtype, chosen_device, kv_memory, self._prefixes.remove
+        )
+        network, weights = load_network(checkpoint, chosen_dtype, chosen_device, checkpoint.window)
+        self._runner = Runner(network, self.tokenizer.end_id)
+
+        self._lock = threading.Condition()
+        self._inbox: list[Callable[[], None]] = []
+        self._outstanding: set[Task] = set()
+        self._queued_tokens = 0
+        self._closing = False
+        self._broken: str | None = None
+        self._sessions = 0
+        self._steps = 0
+        self._rows = 0
+        self._progress = self._checked = time.monotonic()
+        self._failures = 0
+        started: Future[int] = Future()
+        self._thread = threading.Thread(
+            target=self._serve, args=(started, max_batch_tokens), name="streambed-engine", daemon=True
+        )
+        self._thread.start()
+        rows = started.result()
+        self._scheduler: Scheduler
+        kind = str(chosen_dtype).removeprefix("torch.")
+        self.info = EngineInfo(
+            model=checkpoint.name,
+            fingerprint=_fingerprint(weights, self.tokenizer, kind),
+            dtype=kind,
+            device=str(chosen_device),
+            dimensions=checkpoint.config.hidden_size,
+            window=checkpoint.window,
+            max_tokens=self._kv.max_slots,
+            max_batch_tokens=rows,
+            kv_memory=kv_memory,
+            kv_bytes_per_token=self._kv.bytes_per_slot,
+            special_tokens=special_tokens,
+            threads=torch.get_num_threads(),
+        )
+
+    @classmethod
+    def load(
+        cls,
+        model: str = BUILTIN,
+        *,
+        revision: str | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+        kv_memory: int | None = None,
+        max_batch_tokens: int | None = None,
+        special_tokens: SpecialTokens = "text",
+    ) -> Engine:
+        """Loads `builtin`, a directory or a hub id such as `Qwen/Qwen3-Embedding-0.6B`. See `Engine` for the rest."""
+        return cls(
+            find_checkpoint(model, revision),
+            dtype=dtype,
+            device=device,
+            kv_memory=kv_memory,
+            max_batch_tokens=max_batch_tokens,
+            special_tokens=special_tokens,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # What a library user calls
+
+    def embed(
+        self,
+        texts: Sequence_[str],
+        *,
+        instruction: str | None = None,
+        prompt_name: str | None = None,
+        input_type: str | None = None,
+        dimensions: int | None = None,
+        truncate: bool = False,
+    ) -> Vectors:
+        """Embeds texts: float32 [len(texts), dimensions], of unit length, in the order given.
+
+        At most one of instruction, prompt_name and input_type says what the vectors are for. dimensions: 32 to the
+        model's own. truncate: cut a text that is too long, keeping the end token, rather than refuse it.
+
+        Raises:
+            InvalidRequest: a wrong argument or a text with a lone surrogate.
+            TooLarge: a text is longer than the window.
+        """
+        if isinstance(texts, str):
+            raise InvalidRequest("texts is one string; give a list of strings")
+        check_dimensions(dimensions, self.info.dimensions)
+        prompt = self.prompt(instruction, prompt_name, input_type)
+        ids = self.tokenizer.encode_batch([prompt + text for text in texts])
+        ids = [self.fit(one, truncate, index if len(ids) > 1 else None) for index, one in enumerate(ids)]
+        futures = self.submit_batch(ids)
+        if not futures:
+            return np.empty((0, dimensions or self.info.dimensions), dtype=np.float32)
+        try:
+            return shorten(np.concatenate([future.result().vectors for future in futures]), dimensions)
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def open_session(
+        self,
+        text: str = "",
+        *,
+        instruction: str | None = None,
+        prompt_name: str | None = None,
+        input_type: str | None = None,
+        owner: str = "",
+    ) -> Session:
+        """Opens a growing text, optionally under an instruction. Close it, or use it in a `with` block."""
+        prompt = self.prompt(instruction, prompt_name, input_type)
+        session = Session(self, IncrementalTokenizer(self.splits, prompt), Sequence(owner))
+        if text:
+            session.append(text)
+        return session
+
+    def prompt(
+        self, instruction: str | None = None, prompt_name: str | None = None, input_type: str | None = None
+    ) -> str:
+        """The text to put before texts; see `choose_prompt`."""
+        return choose_prompt(self.checkpoint.prompts, instruction, prompt_name, input_type)
+
+    def fit(self, ids: list[int], truncate: bool = False, index: int | None = None) -> list[int]:
+        """The ids if they fit in the window with the end token, or cut to fit. Raises TooLarge."""
+        limit = self.info.max_tokens - 1
+        if len(ids) <= limit:
+            return ids
+        if truncate:
+            return ids[:limit]
+        which = "the text" if index is None else f"text {index}"
+        raise TooLarge(
+            f"{which} has {len(ids) + 1} tokens with its end token; the limit is {self.info.max_tokens}",
+            "input" if index is None else f"input[{index}]",
+        )
+
+    # What the server and sessions call
+
+    def submit_batch(
+        self,
+        texts: Sequence_[list[int]],
+        *,
+        lane: Lane | None = None,
+        owner: str = "",
+        deadline: float | None = None,
+    ) -> list[Future[Embedding]]:
+        """One probe at the end of each text of ids, which `fit` has passed. All are queued, or none.
+
+        lane: by default `QUERY`, or `BULK` for more than a few steps' worth of work. deadline: time.monotonic().
+
+        Raises:
+            Overloaded: too much work is waiting. NotReady: the engine is closing or dead.
+        """
+        size = sum(map(len, texts)) + len(texts)
+        if lane is None:
+            lane = Lane.BULK if len(texts) > 1 and size > 4 * self.info.max_batch_tokens else Lane.QUERY
+        now = time.monotonic()
+        tasks = [
+            # A text on its own often comes back longer, so its KV is worth having; one of many seldom does.
+            Task(Sequence(owner, transient=True), ids, (len(ids),), lane, now, deadline, keep=len(texts) == 1)
+            for ids in texts
+        ]
+        self._post(tasks)
+        return [task.future for task in tasks]
+
+    def submit(
+        self,
+        sequence: Sequence,
+        ids: list[int],
+        probes: tuple[int, ...],
+        *,
+        lane: Lane = Lane.STREAM,
+        deadline: float | None = None,
+    ) -> Future[Embedding]:
+        """Brings a session's sequence to `ids`, then probes; without probes it only prepares. Raises as submit_batch."""
+        now = time.monotonic()
+        ready = 0.0 if probes else now + EAGER_SECONDS
+        task = Task(sequence, ids, probes, lane, now, deadline, ready)
+        self._post([task])
+        return task.future
+
+    def opened(self) -> None:
+        """Counts a session in."""
+        with self._lock:
+            self._sessions += 1
+
+    def forget(self, sequence: Sequence) -> None:
+        """Ends a session's sequence: whoever waits for it is told, its KV goes."""
+        with self._lock:
+            self._sessions -= 1
+            self._inbox.append(lambda: self._scheduler.close(sequence))
+            self._lock.notify()
+
+    def evict(self, sequence: Sequence | None = None) -> None:
+        """Evicts to text: the KV of one idle session, or of everything idle."""
+        done: Future[None] = Future()
+
+        def work() -> None:
+            self._scheduler.evict(sequence)
+            done.set_result(None)
+
+        self._call(work)
+        done.result()
+
+    def check_integrity(self) -> None:
+        """Asserts the invariants of scheduler and memory, on the engine's own thread."""
+        done: Future[None] = Future()
+
+        def work() -> None:
+            try:
+                self._scheduler.check_integrity()
+                done.set_result(None)
+            except AssertionError as error:
+                done.set_exception(error)
+
+        self._call(work)
+        done.result()
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes work."""
+        return self._broken is None and not self._closing
+
+    def stats(self) -> EngineStats:
+        """Counters and gauges; never waits for a step."""
+        with self._lock:
+            idle = not self._outstanding
+            return EngineStats(
+                steps=self._steps,
+                rows=self._rows,
+                cached_tokens=self._scheduler.cached_tokens,
+                waiting=len(self._outstanding),
+                sessions=self._sessions,
+                cached_texts=len(self._prefixes),
+                evictions=self._kv.evictions,
+                kv_bytes=self._kv.used,
+                last_progress_s=0.0 if idle else time.monotonic() - self._progress,
+            )
+
+    def close(self, timeout: float | None = None) -> None:
+        """Stops the thread after the step in progress; whoever still waits gets NotReady."""
+        with self._lock:
+            self._closing = True
+            self._lock.notify()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout)
+
+    # The thread
+
+    def _post(self, tasks: Sequence_[Task]) -> None:
+        size = sum(len(task.ids) + len(task.probes) for task in tasks if task.probes)
+        with self._lock:
+            self._check_open()
+            if size and self._queued_tokens and self._queued_tokens + size > MAX_QUEUED_TOKENS:
+                raise Overloaded(f"{self._queued_tokens:,} tokens are waiting already; try again later")
+            if not self._outstanding:
+                self._progress = time.monotonic()
+            self._queued_tokens += size
+            for task in tasks:
+                self._outstanding.add(task)
+            self._inbox.append(lambda: self._submit(tasks))
+            self._lock.notify()
+        for task in tasks:
+            task.future.add_done_callback(lambda _, task=task: self._release(task))  # type: ignore[misc]
+
+    def _submit(self, tasks: Iterable[Task]) -> None:
+        for task in tasks:
+            self._scheduler.submit(task)
+
+    def _release(self, task: Task) -> None:
+        with self._lock:
+            if task in self._outstanding:
+                self._outstanding.remove(task)
+                if task.probes:
+                    self._queued_tokens -= len(task.ids) + len(task.probes)
+            if task.future.cancelled():
+                self._lock.notify()  # let the thread drop it soon, even if it sleeps
+
+    def _call(self, work: Callable[[], None]) -> None:
+        with self._lock:
+            self._check_open()
+            self._inbox.append(work)
+            self._lock.notify()
+
+    def _check_open(self) -> None:
+        if self._broken is not None:
+            raise NotReady(self._broken)
+        if self._closing:
+            raise NotReady("the engine is closing")
+
+    def _serve(self, started: Future[int], max_rows: int | None) -> None:
+        try:
+            try:
+                rows = self._runner.calibrate() if max_rows is None else max_rows
+                self._scheduler = Scheduler(self._kv, self._prefixes, rows, self._runner.row_cost)
+            except BaseException as error:  # noqa: BLE001 - whoever loads the engine hears of it
+                self._broken = "the engine could not start"
+                started.set_exception(error)
+                return
+            started.set_result(rows)
+            while self._receive():
+                self.step()
+            self._end(NotReady("the engine was closed"))
+        except BaseException as error:  # whatever ends this thread, those who wait must hear of it
+            logger.critical("the engine died: %s", type(error).__name__, exc_info=error)
+            self._broken = "the engine has died; restart the server"
+            self._end(Internal("the engine has died"))
+
+    def _receive(self) -> bool:
+        """Waits for something to do and takes in what has come. False when it is time to end."""
+        with self._lock:
+            while not self._closing and not self._inbox:
+                ready = self._scheduler.next_ready()
+                wait = None if ready is None else ready - time.monotonic()
+                if wait is not None and wait <= 0:
+                    break
+                if not self._lock.wait(wait) or self._scheduler.next_ready() is not None:
+                    break
+            if self._closing:
+                return False
+            inbox, self._inbox = self._inbox, []
+        for work in inbox:
+            work()
+        return True
+
+    def step(self) -> None:
+        """One step: schedule -> run -> finish. On the engine's thread alone."""
+        step = self._scheduler.schedule(time.monotonic())
+        if not step:
+            self._check_when_idle()
+            return
+        try:
+            vectors = self._runner.run(step)
+        except (RuntimeError, MemoryError) as error:  # the device's: out of memory, a failed kernel
+            self._failures += 1
+            logger.error("a step of %d rows failed: %s", step.rows, type(error).__name__, exc_info=error)
+            if self._failures >= MAX_FAILURES:
+                raise
+            self._scheduler.abandon(step, Internal("computing this text failed; try again"))
+            return
+        self._failures = 0
+        self._scheduler.finish(step, vectors, time.monotonic())
+        self._progress = time.monotonic()
+        self._steps += 1
+        self._rows += step.rows
+
+    def _check_when_idle(self) -> None:
+        if self._scheduler.next_ready() is None and time.monotonic() > self._checked + 1.0:
+            self._scheduler.check_integrity()
+            self._checked = time.monotonic()
+
+    def _end(self, error: NotReady | Internal) -> None:
+        with self._lock:
+            self._closing = True
+            outstanding = list(self._outstanding)
+        for task in outstanding:
+            task.fail(error)
+
+
+def _fingerprint(weights: str, tokenizer: Tokenizer, dtype: str) -> str:
+    """Hash of everything that decides a vector."""
+    parts = [weights, tokenizer.digest, tokenizer.end_id, tokenizer.special_tokens, "lasttoken", "unit", dtype]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

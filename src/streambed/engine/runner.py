@@ -1,0 +1,124 @@
+"""Step -> tensors -> network -> vectors: the only file of the engine that touches a device."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+
+from streambed.engine.sequence import Step, Vectors
+from streambed.errors import SettingsError
+from streambed.model.attention import Span, plan
+from streambed.model.qwen3 import Qwen3
+
+STEP_SECONDS = 0.1
+"""How long a step should take: the most that a keystroke waits for others."""
+_MIN_ROWS, _MAX_ROWS = 64, 8192
+
+
+class Runner:
+    """Runs steps on the network's device."""
+
+    def __init__(self, network: Qwen3, end_id: int) -> None:
+        self.network = network
+        self._end_id = end_id
+        config = network.config
+        linear = 2 * sum(
+            rows * columns * config.num_layers
+            for rows, columns in (
+                (config.hidden_size, (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim),
+                (config.hidden_size, 3 * config.intermediate_size),
+            )
+        )
+        attention = 4 * config.num_heads * config.head_dim * config.num_layers
+        # Attention runs at about half the speed of the big matrices (measured at 5,000 tokens of context).
+        self._context_cost = 2.0 * attention / linear
+
+    def row_cost(self, context: int) -> float:
+        """What a row costs after `context` tokens, in rows without context."""
+        return 1.0 + context * self._context_cost
+
+    def run(self, step: Step) -> Vectors:
+        """Copies, computes, and returns the hidden states of the step's probes in their order: float32 [probes, hidden]."""
+        for copy in step.copies:
+            copy.target.copy(copy.source, copy.start, copy.stop)
+        ids: list[int] = []
+        positions: list[int] = []
+        wanted: list[int] = []
+        spans: list[Span] = []
+        for task, start, stop, probes, slab in step.runs:
+            first = len(ids)
+            ids += task.ids[start:stop]
+            positions += range(start, stop)
+            wanted += range(len(ids), len(ids) + len(probes))
+            ids += [self._end_id] * len(probes)
+            positions += probes
+            # One probe behind the last row is plain causal order; others must not see the rows after their place.
+            causal = all(probe == stop for probe in probes) and len(probes) <= 1
+            visible = None if causal else (*range(start, stop), *probes)
+            if len(ids) > first:
+                spans.append(Span(first, len(ids), start, slab.kv if slab else None, visible))
+        return self._forward(ids, positions, spans, wanted)
+
+    def _forward(self, ids: list[int], positions: list[int], spans: list[Span], wanted: list[int]) -> Vectors:
+        network = self.network
+        if not ids:
+            return np.empty((0, network.config.hidden_size), dtype=np.float32)
+        device, config = network.device, network.config
+        with torch.inference_mode():
+            hidden = network.forward(
+                torch.tensor(ids, device=device),
+                torch.tensor(positions, device=device),
+                plan(spans, config.num_heads, config.num_kv_heads, network.dtype, device),
+                torch.tensor(wanted, dtype=torch.int64, device=device),
+            )
+            vectors: Vectors = hidden.cpu().numpy()
+        return vectors
+
+    def calibrate(self) -> int:
+        """Rows that run in STEP_SECONDS on this device, measured; warms it up on the way."""
+        rows = _MIN_ROWS
+        self._time(rows)
+        while True:
+            seconds = min(self._time(rows), self._time(rows))
+            if seconds >= STEP_SECONDS / 2 or rows >= _MAX_ROWS:
+                return max(_MIN_ROWS, min(int(rows * STEP_SECONDS / seconds), _MAX_ROWS))
+            rows *= 4
+
+    def _time(self, rows: int) -> float:
+        rows = min(rows, len(self.network.rotary))
+        started = time.perf_counter()
+        self._forward([self._end_id] * rows, list(range(rows)), [Span(0, rows, 0, None)], [rows - 1])
+        return time.perf_counter() - started
+
+
+def choose_device(device: str) -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU. Raises SettingsError for what this machine has not."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise SettingsError(f"--device is {device!r}; auto, cpu, cuda or cuda:N is expected") from None
+    if chosen.type not in ("cpu", "cuda"):
+        raise SettingsError(f"--device is {device!r}; auto, cpu, cuda or cuda:N is expected")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise SettingsError(f"--device is {device!r}, but PyTorch sees {torch.cuda.device_count()} CUDA devices here")
+    return chosen
+
+
+def choose_dtype(dtype: str, device: torch.device, builtin: bool) -> torch.dtype:
+    """`auto` is float32 for the built-in model, bfloat16 where the processor multiplies it natively, else float32."""
+    if dtype == "auto":
+        return torch.bfloat16 if not builtin and _multiplies_bfloat16(device) else torch.float32
+    chosen = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(dtype)
+    if chosen is None:
+        raise SettingsError(f"--dtype is {dtype!r}; auto, float32 or bfloat16 is expected (float16 overflows on Qwen3)")
+    return chosen
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.get_device_capability(device) >= (8, 0))
+    return torch.cpu._is_avx512_bf16_supported()  # processors with AMX say yes too

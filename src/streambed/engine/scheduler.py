@@ -1,0 +1,259 @@
+"""Which rows run in the next step.
+
+Work stands in lanes. A step's budget is shared among the lanes that have work by their weights, so no lane starves and
+none holds another up for longer than a step; within a lane, tasks go in the order in which they are *due*: their arrival
+plus time in proportion to their length. Short texts pass long ones, and a long one that has waited passes them.
+Long texts go through in chunks.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Callable
+
+import numpy as np
+
+from streambed.engine.kv import MAX_PROBES, KVMemory
+from streambed.engine.prefixes import Prefixes
+from streambed.engine.sequence import Copy, Embedding, Lane, Run, Sequence, Step, Task, Vectors, common_prefix
+from streambed.errors import DeadlineExceeded, Internal, NotFound
+
+WEIGHTS = {Lane.STREAM: 8, Lane.QUERY: 4, Lane.BULK: 1}
+ROWS_PER_SECOND = 1000.0
+"""How a task's length counts as waiting time. Any rate gives a fair order; this one is that of a small machine."""
+EAGER_ROWS = 32
+"""Eager rows run at once from here on; fewer wait a moment: an explicit probe often follows, and would wait for them."""
+FORK_TOKENS = 64
+"""Prefixes shorter than this are computed again rather than copied."""
+COPY_TOKENS_PER_ROW = 32
+"""Copying this many tokens of KV takes about as long as computing one row (measured on a CPU)."""
+
+
+class Scheduler:
+    """Tasks waiting and running, and what they may use. Touched by the engine thread alone."""
+
+    def __init__(self, kv: KVMemory, prefixes: Prefixes, max_rows: int, row_cost: Callable[[int], float]) -> None:
+        """max_rows: a step's budget, in rows without context. row_cost: what a row costs after that many tokens."""
+        self.kv, self.prefixes = kv, prefixes
+        self.max_rows = max_rows
+        self.cached_tokens = 0
+        self._row_cost = row_cost
+        self._lanes: dict[Lane, list[Task]] = {lane: [] for lane in Lane}
+
+    def submit(self, task: Task) -> None:
+        """Queues a task behind those of its sequence. An eager one that nobody waits for gives way to it."""
+        sequence = task.sequence
+        if sequence.closed:
+            task.fail(NotFound("the session is closed"))
+            return
+        if sequence.tasks and not sequence.tasks[-1].probes:
+            eager = sequence.tasks[-1]
+            self._remove(eager)
+            eager.future.cancel()
+        task.size = len(task.ids) - common_prefix(sequence.ids, task.ids)
+        task.due = task.arrived + task.size / ROWS_PER_SECOND
+        if not task.probes and task.size >= EAGER_ROWS:
+            task.ready = 0.0
+        sequence.tasks.append(task)
+        if len(sequence.tasks) == 1:
+            self._enter(task)
+
+    def close(self, sequence: Sequence) -> None:
+        """Ends a sequence: its tasks fail, its KV goes."""
+        sequence.closed = True
+        for task in list(sequence.tasks):
+            self._remove(task)
+            task.fail(NotFound("the session was closed"))
+        self.kv.drop(sequence)
+
+    def evict(self, sequence: Sequence | None) -> None:
+        """Takes the KV of one idle sequence, or of all that are idle, as the budget would."""
+        for victim in self.kv.idle() if sequence is None else [sequence]:
+            if self.kv.is_idle(victim):
+                self.prefixes.remove(victim)
+                self.kv.drop(victim)
+
+    def tasks(self) -> list[Task]:
+        """All that wait or run, those of a lane in its order."""
+        return [task for lane in self._lanes.values() for head in lane for task in head.sequence.tasks]
+
+    def next_ready(self) -> float | None:
+        """When the next step is worth running; None where nothing waits."""
+        return min((head.ready for lane in self._lanes.values() for head in lane), default=None)
+
+    def schedule(self, now: float) -> Step:
+        """Picks the next step; empty where nothing is ready. Tasks that came too late or whose waiter left end here."""
+        step = Step()
+        for task in self.tasks():
+            if task.future.cancelled():
+                self._remove(task)
+            elif task.deadline is not None and now >= task.deadline:
+                self._remove(task)
+                task.fail(DeadlineExceeded("the deadline passed before the text could be computed"))
+        ready = self.next_ready()
+        if ready is None or ready > now:
+            return step
+        for lane, budget in self._budgets().items():
+            self._fill(step, lane, budget, now)
+        return step
+
+    def _budgets(self) -> dict[Lane, float]:
+        """What each lane that has work may spend in this step: its weighted share, then what the others leave over."""
+        demand = {lane: self._demand(heads) for lane, heads in self._lanes.items() if heads}
+        weight = sum(WEIGHTS[lane] for lane in demand)
+        budgets = {lane: min(demand[lane], self.max_rows * WEIGHTS[lane] / weight) for lane in demand}
+        for lane in demand:
+            rest = self.max_rows - sum(budgets.values())
+            if lane is Lane.BULK and len(demand) > 1:
+                # With urgent work in the step, bulk fills it to a half only: the urgent vectors are ready sooner.
+                rest -= self.max_rows / 2
+            budgets[lane] += max(0.0, min(demand[lane] - budgets[lane], rest))
+        return {lane: max(budget, 1.0) for lane, budget in budgets.items()}
+
+    def _demand(self, heads: list[Task]) -> float:
+        demand = 0.0
+        for task in heads:
+            rows = task.size if task.started is None else len(task.ids) - len(task.sequence.ids)
+            demand += (rows + len(task.probes) - task.done) * self._row_cost(len(task.sequence.ids))
+            if demand >= self.max_rows:
+                return float(self.max_rows)
+        return demand
+
+    def _fill(self, step: Step, lane: Lane, budget: float, now: float) -> None:
+        """Adds rows of a lane's tasks that cost up to `budget`, at least one row."""
+        for task in list(self._lanes[lane]):
+            if budget <= 0.0:
+                break
+            if task.started is None and not self._start(task, budget, now):
+                break  # no memory: nobody passes, or a long text would wait for ever behind short ones
+            budget -= self._take(step, task, budget)
+
+    def _start(self, task: Task, budget: float, now: float) -> bool:
+        """Finds what is cached of the task's text and reserves its memory."""
+        sequence, kv = task.sequence, self.kv
+        giver, shared = (None, 0) if sequence.ids else self._find_prefix(task)
+        if giver is not None and giver in self.prefixes and 2 * shared >= len(giver.ids):
+            self.prefixes.remove(giver)  # most of it is this text: adopt
+            kv.move(giver, sequence, shared)
+            sequence.source = None
+        elif giver is not None and shared >= FORK_TOKENS:
+            sequence.source = giver  # a useful start: copy
+            kv.touch(giver)
+        else:
+            sequence.source = None
+        same = common_prefix(sequence.ids, task.ids)
+        cost = (len(task.ids) - same + len(task.probes)) * self._row_cost(0)
+        if task.keep or sequence.slab or sequence.source or cost > budget or len(task.probes) > 1:
+            slots = min(len(task.ids) + min(max(len(task.probes), 1), MAX_PROBES), kv.max_slots)
+            if not kv.reserve(sequence, slots):
+                return False
+            task.slots = slots
+        sequence.cut(same)
+        task.started, task.cached = now, same
+        return True
+
+    def _find_prefix(self, task: Task) -> tuple[Sequence | None, int]:
+        giver, shared = self.prefixes.longest(task.sequence.owner, task.ids)
+        source = task.sequence.source
+        if source is not None:
+            same = common_prefix(source.ids, task.ids)
+            if same > shared:
+                return source, same
+        return giver, shared
+
+    def _take(self, step: Step, task: Task, budget: float) -> float:
+        """Adds as much of a task as `budget` allows, at least one row. Returns the cost."""
+        sequence, spent = task.sequence, 0.0
+        slab = sequence.slab
+        if sequence.source is not None and slab is not None:
+            start, source = len(sequence.ids), sequence.source
+            same = common_prefix(source.ids, task.ids)  # the source may have changed or been evicted meanwhile
+            stop = min(same, start + max(int(budget * COPY_TOKENS_PER_ROW), 1))
+            if stop > start and source.slab is not None:
+                slab.grow(stop)
+                step.copies.append(Copy(source.slab, slab, start, stop))
+                sequence.ids += task.ids[start:stop]
+                task.cached += stop - start
+                spent += (stop - start) / COPY_TOKENS_PER_ROW
+            if stop < same:
+                return spent
+            sequence.source = None
+        start = len(sequence.ids)
+        affordable = int(max(budget - spent, 1.0) / self._row_cost(start))
+        if slab is None:
+            affordable = len(task.ids)  # decided at the start: the whole text at once
+        stop = min(len(task.ids), start + max(affordable, 1))
+        room = task.slots - stop if slab is not None else 1
+        probes = tuple(probe for probe in task.probes[task.done :] if probe <= stop)[: min(room, MAX_PROBES)]
+        if slab is not None:
+            slab.grow(stop + len(probes))
+        step.runs.append(Run(task, start, stop, probes, slab))
+        return spent + (stop - start) * self._row_cost((start + stop) // 2) + len(probes) * self._row_cost(stop)
+
+    def finish(self, step: Step, vectors: Vectors, now: float) -> None:
+        """Records what a step computed and ends the tasks that are complete. vectors: [probes of the step, hidden]."""
+        at = 0
+        for task, start, stop, probes, slab in step.runs:
+            task.results.extend(vectors[at : at + len(probes)])
+            at += len(probes)
+            task.rows += stop - start
+            task.sequence.ids += task.ids[start:stop]
+            if task.finished:
+                self._complete(task, now)
+            else:
+                assert slab is not None or not task.probes, "a text without memory runs in one step"
+
+    def abandon(self, step: Step, error: Internal) -> None:
+        """Ends all tasks of a step that failed. Their KV may be half written, so it goes."""
+        slabs = {id(run.slab) for run in step.runs} | {id(copy.target) for copy in step.copies}
+        for task in {head for lane in self._lanes.values() for head in lane}:
+            if id(task.sequence.slab) in slabs:
+                self.kv.drop(task.sequence)
+                self._remove(task)
+                task.fail(error)
+
+    def _complete(self, task: Task, now: float) -> None:
+        assert task.started is not None
+        vectors = np.stack(task.results) if task.results else np.empty((0, 0), dtype=np.float32)
+        finite = bool(np.isfinite(vectors).all())
+        if not finite:
+            self.kv.drop(task.sequence)
+        self._remove(task)
+        if finite:
+            self.cached_tokens += task.cached
+            queued, computed = task.started - task.arrived, now - task.started
+            task.answer(Embedding(vectors, task.cached, task.rows + len(task.probes), queued, computed))
+        else:
+            task.fail(Internal("the model gave a value that is not finite for this text"))
+
+    def _enter(self, task: Task) -> None:
+        insort(self._lanes[task.lane], task, key=lambda other: other.due)
+
+    def _remove(self, task: Task) -> None:
+        """Takes a task out, whatever its state, and lets the next of its sequence in."""
+        sequence = task.sequence
+        if sequence.tasks[0] is not task:
+            sequence.tasks.remove(task)
+            return
+        self._lanes[task.lane].remove(task)
+        sequence.tasks.popleft()
+        if task.started is not None:
+            self.kv.rest(sequence)
+        if sequence.tasks:
+            self._enter(sequence.tasks[0])
+        elif sequence.slab is None:
+            sequence.ids = []  # it ran without memory; nothing of it is left
+        elif sequence.transient and not self.prefixes.add(sequence):
+            self.kv.drop(sequence)
+
+    def check_integrity(self) -> None:
+        """Asserts what must hold between steps."""
+        self.kv.check_integrity()
+        self.prefixes.check_integrity()
+        for lane, heads in self._lanes.items():
+            assert [head.due for head in heads] == sorted(head.due for head in heads), "a lane is in order"
+            for head in heads:
+                assert head.lane is lane
+                assert head.sequence.tasks[0] is head, "only the first task of a sequence stands in a lane"
+                assert head.started is not None or not head.results, "what has results was started"
+                assert head.started is None or not head.slots or not self.kv.is_idle(head.sequence), "running is busy"

@@ -1,0 +1,164 @@
+"""The nouns of the engine: a sequence (one text's KV), a task (what is wanted of it), a step (what runs next)."""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streambed.errors import StreambedError
+
+if TYPE_CHECKING:
+    from streambed.engine.kv import Slab
+
+Vectors = NDArray[np.float32]
+
+
+class Lane(enum.IntEnum):
+    """A class of work, most urgent first."""
+
+    STREAM = 0
+    QUERY = 1
+    BULK = 2
+
+
+class Embedding(NamedTuple):
+    """What a task ends in."""
+
+    vectors: Vectors
+    """float32 [probes, hidden]: final hidden states of the probes, in the order asked for; not yet normalised."""
+    cached_tokens: int
+    computed_tokens: int
+    queue_s: float
+    compute_s: float
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One text on the engine. Touched by the engine thread alone.
+
+    `ids` are the tokens whose KV stands in the slab's first `len(ids)` slots; eviction empties both and nothing else.
+    """
+
+    owner: str
+    """Whose it is: KV is never shared between owners."""
+    transient: bool = False
+    """Whether it belongs to one request alone; when that ends, its KV may serve a later text."""
+    ids: list[int] = field(default_factory=list)
+    slab: Slab | None = None
+    source: Sequence | None = None
+    """A sequence that this one began as a copy of; a hint where to find KV, never a promise."""
+    tasks: deque[Task] = field(default_factory=deque)
+    """What is wanted, in the order asked; only the first is worked on."""
+    closed: bool = False
+
+    def cut(self, length: int) -> None:
+        """Forgets the KV from slot `length` on."""
+        del self.ids[length:]
+
+
+@dataclass(eq=False)
+class Task:
+    """Bring the sequence's KV to `ids`, then read out a vector at each of `probes`.
+
+    Without probes it is *eager*: it only prepares, nobody waits, and any newer task of the sequence replaces it.
+    """
+
+    sequence: Sequence
+    ids: list[int]
+    """Never changed after submission."""
+    probes: tuple[int, ...]
+    """Prefix lengths in tokens, ascending, each within 0..len(ids)."""
+    lane: Lane
+    arrived: float
+    deadline: float | None = None
+    ready: float = 0.0
+    """Not run before this time unless a step runs anyway."""
+    keep: bool = True
+    """Whether to have KV at all where the text could run without: for this sequence's next task, or for a later text."""
+    future: Future[Embedding] = field(default_factory=Future)
+
+    due: float = 0.0
+    size: int = 0
+    """Rows to compute, as far as was known at submission."""
+    started: float | None = None
+    slots: int = 0
+    """Slots that were reserved at the start; 0 while the task runs without a slab."""
+    cached: int = 0
+    rows: int = 0
+    """Rows computed for this task, probes not counted."""
+    results: list[Vectors] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        assert all(0 <= probe <= len(self.ids) for probe in self.probes), "a probe lies within its text"
+        assert list(self.probes) == sorted(self.probes), "probes are ascending"
+
+    @property
+    def done(self) -> int:
+        """Probes that have been read out."""
+        return len(self.results)
+
+    @property
+    def finished(self) -> bool:
+        return self.done == len(self.probes) and len(self.sequence.ids) == len(self.ids)
+
+    def answer(self, embedding: Embedding) -> None:
+        """Ends the task well, unless its waiter has gone."""
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_result(embedding)
+
+    def fail(self, error: StreambedError) -> None:
+        """Ends the task with an error, unless it has ended or its waiter has gone."""
+        if not self.future.done() and self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
+
+
+class Run(NamedTuple):
+    """One task's part of a step: rows for ids `[start, stop)`, then a row for each of `probes`."""
+
+    task: Task
+    start: int
+    stop: int
+    probes: tuple[int, ...]
+    slab: Slab | None
+    """Where keys and values go; None where the whole text runs at once and nobody will continue it."""
+
+
+class Copy(NamedTuple):
+    """Slots `[start, stop)` to be copied before the network runs."""
+
+    source: Slab
+    target: Slab
+    start: int
+    stop: int
+
+
+@dataclass
+class Step:
+    """One run of the network over rows of many sequences."""
+
+    runs: list[Run] = field(default_factory=list)
+    copies: list[Copy] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        return sum(run.stop - run.start + len(run.probes) for run in self.runs)
+
+    def __bool__(self) -> bool:
+        return bool(self.runs or self.copies)
+
+
+def common_prefix(a: list[int], b: list[int]) -> int:
+    """Length of the longest common prefix, compared a block at a time."""
+    limit, block, at = min(len(a), len(b)), 512, 0
+    while at < limit and a[at : at + block] == b[at : at + block]:
+        at += block
+    at = min(at, limit)
+    while at < limit and a[at] == b[at]:
+        at += 1
+    return at
