@@ -1,0 +1,152 @@
+"""`streambed embed`: vectors of texts from arguments, files or standard input."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import click
+
+from streambed.errors import InvalidRequest, RequestError
+
+BATCH = 256
+"""Texts taken at a time: enough for full steps, little to hold in memory."""
+
+
+class _Item(NamedTuple):
+    text: str
+    id: Any
+    where: str
+
+
+@click.command()
+@click.argument("texts", nargs=-1)
+@click.option(
+    "--input", "-i", "inputs", multiple=True, help="File of texts, one a line, or .jsonl; - is standard input."
+)
+@click.option("--field", default="text", show_default=True, help="Field of a JSONL line that holds the text.")
+@click.option("--output", "-o", default="-", help="File to write: .jsonl or .npy; JSON lines on standard output.")
+@click.option("--model", default="builtin", show_default=True, envvar="STREAMBED_MODEL", help="As for serve.")
+@click.option("--revision", help="Branch, tag or commit of a hub model.")
+@click.option("--dtype", default="auto", show_default=True, help="auto, float32 or bfloat16.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--instruction", help="Task that the embeddings are for, put before each text.")
+@click.option("--prompt-name", help="A prompt that the checkpoint names, instead of an instruction.")
+@click.option("--input-type", type=click.Choice(["query", "document"]), help="What the texts are, instead of a task.")
+@click.option("--dimensions", type=int, help="Leading dimensions to keep.")
+@click.option("--truncate", is_flag=True, help="Cut texts beyond the window rather than stop.")
+def embed(
+    texts: tuple[str, ...],
+    inputs: tuple[str, ...],
+    field: str,
+    output: str,
+    model: str,
+    revision: str | None,
+    dtype: str,
+    device: str,
+    instruction: str | None,
+    prompt_name: str | None,
+    input_type: str | None,
+    dimensions: int | None,
+    truncate: bool,
+) -> None:
+    """Print or save the vectors of texts.
+
+    \b
+    streambed embed "a text" "another"
+    cat texts.txt | streambed embed > vectors.jsonl
+    streambed embed --input corpus.jsonl --output vectors.npy
+    """
+    if output != "-" and Path(output).suffix not in (".jsonl", ".npy"):
+        raise click.UsageError(f"--output is {output!r}; a name ending in .jsonl or .npy is expected")
+    if not texts and not inputs:
+        if sys.stdin.isatty():
+            raise click.UsageError("give texts, --input, or something on standard input")
+        inputs = ("-",)
+
+    import numpy as np
+    import orjson
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from streambed.engine.engine import Engine
+
+    items = itertools.chain((_Item(text, None, f"text {n}") for n, text in enumerate(texts)), _read(inputs, field))
+    collected = []
+    with (
+        Engine.load(model, revision=revision, dtype=dtype, device=device) as engine,
+        _open(output) as out,
+        Progress(console=Console(stderr=True), transient=True) as progress,
+    ):
+        bar = progress.add_task("Embedding", total=None)
+        index = 0
+        for batch in _batches(items):
+            try:
+                vectors = engine.embed(
+                    [item.text for item in batch],
+                    instruction=instruction,
+                    prompt_name=prompt_name,
+                    input_type=input_type,
+                    dimensions=dimensions,
+                    truncate=truncate,
+                )
+            except RequestError as error:
+                raise click.ClickException(f"{error} (counted from {batch[0].where})") from None
+            if output.endswith(".npy"):
+                collected.append(vectors)
+            for item, vector in zip(batch, vectors, strict=True):
+                if not output.endswith(".npy"):
+                    line = {"index": index} | ({"id": item.id} if item.id is not None else {}) | {"embedding": vector}
+                    out.write(orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE))
+                index += 1
+            progress.update(bar, completed=index)
+        if output.endswith(".npy"):
+            shape = (0, dimensions or engine.info.dimensions)
+            np.save(out, np.concatenate(collected) if collected else np.empty(shape, dtype=np.float32))
+        out.flush()
+
+
+def _open(output: str) -> IO[bytes]:
+    if output == "-":
+        return sys.stdout.buffer
+    try:
+        return open(output, "wb")
+    except OSError as error:
+        raise click.ClickException(f"{output}: cannot be written: {error.strerror}") from None
+
+
+def _read(inputs: Iterable[str], field: str) -> Iterator[_Item]:
+    import orjson
+
+    for name in inputs:
+        try:
+            with click.open_file(name, "rb") as file:
+                for number, raw in enumerate(file, 1):
+                    where = f"{name}:{number}"
+                    line = raw.rstrip(b"\r\n")
+                    if not line:
+                        continue
+                    try:
+                        text = line.decode()
+                    except UnicodeDecodeError:
+                        raise InvalidRequest(f"{where}: not UTF-8") from None
+                    if name.endswith(".jsonl"):
+                        try:
+                            value = orjson.loads(line)
+                        except orjson.JSONDecodeError as error:
+                            raise InvalidRequest(f"{where}: not valid JSON: {error.msg}") from None
+                        if not isinstance(value, dict) or not isinstance(value.get(field), str):
+                            raise InvalidRequest(f"{where}: no string in field {field!r}")
+                        yield _Item(value[field], value.get("id"), where)
+                    else:
+                        yield _Item(text, None, where)
+        except OSError as error:
+            raise click.ClickException(f"{name}: cannot be read: {error.strerror}") from None
+
+
+def _batches(items: Iterator[_Item]) -> Iterator[list[_Item]]:
+    while batch := list(itertools.islice(items, BATCH)):
+        yield batch

@@ -1,0 +1,37 @@
+"""The `streambed` command and its sub-commands. Errors are one line on standard error, and an exit code of 1."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+import streambed
+from streambed.cli.embed import embed
+from streambed.cli.serve import serve
+from streambed.errors import StreambedError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(streambed.__version__, package_name="streambed-embeddings")
+def cli() -> None:
+    """Real-time text embeddings.
+
+    \b
+    streambed serve                       serve the built-in model on http://127.0.0.1:30000
+    streambed embed "a text" "another"    print their vectors, a JSON line each
+    streambed embed --input texts.txt --output vectors.npy
+    """
+
+
+cli.add_command(serve)
+cli.add_command(embed)
+
+
+def main() -> None:
+    """Entry point."""
+    try:
+        cli()
+    except StreambedError as error:
+        click.echo(f"streambed: {error}", err=True)
+        sys.exit(1)

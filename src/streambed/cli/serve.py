@@ -1,0 +1,164 @@
+"""`streambed serve`: from flags to a listening server."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import typing
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import click
+
+from streambed.errors import SettingsError
+from streambed.settings import Settings, parse_size
+
+logger = logging.getLogger("streambed")
+
+_ALIASES = {"model": ["--model-path"]}
+
+
+class _Size(click.ParamType[int]):
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> int:
+        try:
+            return value if isinstance(value, int) else parse_size(value)
+        except ValueError as error:
+            self.fail(str(error), param, context)
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    """One flag and one environment variable for each field of Settings."""
+    hints = typing.get_type_hints(Settings)
+    for field in reversed(fields(Settings)):
+        hint, more = hints[field.name], field.metadata
+        flag = f"--{field.name.replace('_', '-')}"
+        kind: Any = next((t for t in (int, float, str) if t is hint or t in typing.get_args(hint)), str)
+        options: dict[str, Any] = {"type": _Size() if more.get("size") else kind, "default": field.default}
+        if hint is bool:
+            options = {"is_flag": True, "default": field.default}
+        elif typing.get_origin(hint) is typing.Literal:
+            options["type"] = click.Choice(typing.get_args(hint))
+        elif typing.get_origin(hint) is tuple:
+            options["multiple"] = True
+        command = click.option(
+            flag,
+            *_ALIASES.get(field.name, []),
+            field.name,
+            envvar=f"STREAMBED_{field.name.upper()}",
+            show_envvar=True,
+            show_default=field.default not in (None, (), False),
+            help=more["help"],
+            **options,
+        )(command)
+    return command
+
+
+@click.command()
+@_options
+@click.option("--is-embedding", is_flag=True, help="Accepted, as `sglang serve` has it; this server does nothing else.")
+def serve(is_embedding: bool, **values: Any) -> None:
+    """Serve a model behind the OpenAI embeddings API.
+
+    Every flag can also be set by its environment variable.
+    """
+    run(Settings(**values))
+
+
+def run(settings: Settings) -> None:
+    """Binds, loads, serves until a signal, drains. Raises SettingsError and CheckpointError before serving."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)-8s %(message)s", stream=sys.stderr)
+    # From here to uvicorn's own handlers, and again after them, a signal is an orderly end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+    listener = _listen(settings)  # before the model is loaded: a taken port is known at once
+    keys = _choose_keys(settings)
+
+    import torch
+    import uvicorn
+
+    from streambed.engine.engine import Engine
+    from streambed.server.app import create_app
+
+    torch.set_num_threads(settings.threads or _usable_cores())
+    logger.info("Loading %s ...", settings.model)
+    engine = Engine.load(
+        settings.model,
+        revision=settings.revision,
+        dtype=settings.dtype,
+        device=settings.device,
+        kv_memory=settings.kv_memory,
+        max_batch_tokens=settings.max_batch_tokens,
+        special_tokens=settings.special_tokens,
+    )
+    info = engine.info
+    names = settings.served_model_name or (info.model,)
+    logger.info("Model: %s, served as %s, fingerprint %s", info.model, ", ".join(names), info.fingerprint)
+    logger.info(
+        "Compute: %s on %s with %d threads, steps of %d rows",
+        info.dtype,
+        info.device,
+        info.threads,
+        info.max_batch_tokens,
+    )
+    logger.info("Vectors: %d dimensions; texts of up to %s tokens", info.dimensions, f"{info.max_tokens:,}")
+    if info.max_tokens < info.window:
+        logger.warning(
+            "The model's window is %s tokens, but --kv-memory holds %s", f"{info.window:,}", f"{info.max_tokens:,}"
+        )
+    logger.info(
+        "Memory: %.2f GiB for KV, %.1f KiB a token", info.kv_memory / (1 << 30), info.kv_bytes_per_token / (1 << 10)
+    )
+    scheme = "https" if settings.tls_cert else "http"
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    logger.info("Address: %s://%s:%d%s", scheme, shown, port, "" if keys else " (no key needed)")
+    config = uvicorn.Config(
+        create_app(engine, settings, keys),
+        http="h11",  # the one parser that bounds the size of a request's head
+        h11_max_incomplete_event_size=64 << 10,
+        ws="none",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=max(1, round(settings.drain)),
+        limit_concurrency=4 * settings.max_requests,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
+    )
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        engine.close(timeout=5.0)
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host.strip("[]"), settings.port), family=family, backlog=2048)
+    except OSError as error:
+        raise SettingsError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}") from None
+
+
+def _choose_keys(settings: Settings) -> tuple[str, ...]:
+    """The keys to ask for: those given; none on loopback or where it is said so; else a new one, printed."""
+    if settings.api_key or settings.no_auth or settings.is_loopback:
+        return settings.api_key
+    key = f"sb-{secrets.token_urlsafe(24)}"
+    logger.warning("The address is not loopback and no --api-key was given. Requests must carry this key: %s", key)
+    return (key,)
+
+
+def _usable_cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every platform
+        return os.cpu_count() or 1

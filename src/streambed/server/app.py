@@ -1,0 +1,110 @@
+"""The application: routes, error handlers, guard."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+import streambed
+from streambed.engine.engine import Engine
+from streambed.errors import ERROR_TABLE, Internal, InvalidRequest, NotFound, RequestError
+from streambed.server.embeddings import Embeddings
+from streambed.server.guard import Guard, error_response
+from streambed.server.health import Health
+from streambed.settings import Settings
+from streambed.wire import EmbeddingsRequest, TokenizeRequest
+
+logger = logging.getLogger("streambed")
+
+
+def create_app(engine: Engine, settings: Settings, keys: tuple[str, ...] = ()) -> ASGIApp:
+    """The ASGI application over a loaded engine. keys: what requests must carry; none means an open server."""
+    names = settings.served_model_name or (engine.info.model,)
+    embeddings, health = Embeddings(engine, settings, names), Health(engine, names)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        guard.draining = True
+        embeddings.close()
+
+    app = FastAPI(title="Streambed", version=streambed.__version__, summary=_SUMMARY, lifespan=lifespan, redoc_url=None)
+    for path, handler, model in (
+        ("/v1/embeddings", embeddings.create, EmbeddingsRequest),
+        ("/tokenize", embeddings.tokenize, TokenizeRequest),
+    ):
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        body = {"required": True, "content": {"application/json": {"schema": schema}}}
+        app.add_api_route(path, handler, methods=["POST"], responses=_ERRORS, openapi_extra={"requestBody": body})
+    for path, handler in (
+        ("/v1/models", health.models),
+        ("/info", health.info),
+        ("/health", health.ready),
+        ("/readyz", health.ready),
+        ("/livez", health.live),
+    ):
+        app.add_api_route(path, handler, methods=["GET"])
+    app.add_exception_handler(RequestError, _on_request_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(Exception, _on_bug)
+    guard = Guard(app, settings, keys)
+    if not settings.allow_origin:
+        return guard
+    # Outside the guard, so that the page that caused a refusal can read it.
+    return CORSMiddleware(
+        guard,
+        allow_origins=settings.allow_origin,
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Content-Type"],
+        expose_headers=["Server-Timing", "Retry-After"],
+    )
+
+
+async def _on_request_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
+    return error_response(error)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return error_response(NotFound("there is nothing at this path"))
+    return error_response(InvalidRequest(str(error.detail)), error.status_code)
+
+
+async def _on_bug(request: Request, error: Exception) -> Response:
+    logger.error("a request failed for a reason of our own: %s", type(error).__name__, exc_info=error)
+    return error_response(Internal("the server failed on this request; its log says why"))
+
+
+_SUMMARY = "Real-time text embeddings: Qwen3-Embedding behind the OpenAI API."
+_ERROR_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "error": {
+            "type": "object",
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": "string", "enum": [error.code for error in ERROR_TABLE]},
+            },
+        }
+    },
+}
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {
+        "description": ", ".join(error.code for error in ERROR_TABLE if error.status == status),
+        "content": {"application/json": {"schema": _ERROR_SCHEMA}},
+    }
+    for status in (400, 401, 404, 413, 415, 429, 500, 503, 504)
+}

@@ -1,0 +1,163 @@
+"""What every request passes first: host, key, admission, and a body of bounded size in bounded time.
+
+Pure ASGI, so that it counts bytes while they arrive and decides by the raw path, the one that routing uses too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+
+import orjson
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from streambed.errors import (
+    ForbiddenOrigin,
+    InvalidRequest,
+    NotReady,
+    Overloaded,
+    RequestError,
+    TooLarge,
+    Unauthorized,
+    UnsupportedMedia,
+)
+from streambed.settings import Settings, is_loopback
+from streambed.wire import error_body
+
+OPEN_PATHS = frozenset({"/livez", "/readyz"})
+BODY_SECONDS = 30.0
+"""A body that takes longer to arrive is given up."""
+
+
+class Guard:
+    """Middleware. Sets `scope["state"]["owner"]`, under which KV is shared: a digest of the key, never the key."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, keys: tuple[str, ...]) -> None:
+        self._app = app
+        self._settings = settings
+        self._keys = tuple(key.encode() for key in keys)
+        self._running = 0
+        self.draining = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"]
+        try:
+            headers = _headers(scope)
+            self._check_host(headers)
+            if path in OPEN_PATHS:
+                await self._app(scope, receive, send)
+                return
+            if scope["method"] != "OPTIONS":  # a preflight carries no key and reads nothing
+                scope.setdefault("state", {})["owner"] = self._check_key(headers)
+            if scope["method"] != "POST":
+                await self._app(scope, receive, send)
+                return
+            if self.draining:
+                raise NotReady("the server is shutting down")
+            if self._running >= self._settings.max_requests:
+                raise Overloaded(f"{self._running} requests are in progress; try again later")
+            self._check_media(headers)
+            self._running += 1
+            try:
+                body = await self._read_body(headers, receive)
+                await self._app(scope, _replay(body, receive), send)
+            finally:
+                self._running -= 1
+        except RequestError as error:
+            await error_response(error)(scope, receive, send)
+        except _ClientGone:
+            return
+
+    def _check_host(self, headers: dict[bytes, bytes]) -> None:
+        """Without a key, only names of this machine will do: a web page could point its own name here (DNS rebinding)."""
+        if self._keys or not self._settings.is_loopback or self._settings.no_auth:
+            return
+        host = headers.get(b"host", b"").decode("latin-1")
+        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+        if not is_loopback(name):
+            raise ForbiddenOrigin("the Host header is no name of this machine; use a key to serve under other names")
+
+    def _check_key(self, headers: dict[bytes, bytes]) -> str:
+        if not self._keys:
+            return ""
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        given = given.strip()
+        matches = [hmac.compare_digest(given, key) for key in self._keys]  # all of them, whichever matches
+        if scheme.lower() != b"bearer" or not any(matches):
+            raise Unauthorized("a valid API key is needed: Authorization: Bearer <key>")
+        return hashlib.sha256(given).hexdigest()
+
+    def _check_media(self, headers: dict[bytes, bytes]) -> None:
+        if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
+            raise UnsupportedMedia("compressed bodies are not accepted")
+        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if kind != b"application/json":
+            raise UnsupportedMedia("Content-Type must be application/json")
+
+    async def _read_body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+        limit = self._settings.max_body
+        declared = headers.get(b"content-length", b"0")
+        if declared.isdigit() and int(declared[:20]) > limit:
+            raise TooLarge(f"the body has {int(declared[:20]):,} bytes; the limit is {limit:,}")
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                more = True
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise _ClientGone
+                    size += len(message.get("body", b""))
+                    if size > limit:
+                        raise TooLarge(f"the body has more than {limit:,} bytes, which is the limit")
+                    parts.append(message.get("body", b""))
+                    more = message.get("more_body", False)
+        except TimeoutError:
+            raise InvalidRequest(f"the body did not arrive within {BODY_SECONDS:.0f} seconds") from None
+        return b"".join(parts)
+
+
+class _ClientGone(Exception):
+    """The client left while its body arrived; nobody waits for an answer."""
+
+
+def _headers(scope: Scope) -> dict[bytes, bytes]:
+    """Headers by lower-case name. Raises InvalidRequest where one that decides something is there twice."""
+    result: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        if name in result and name in (b"host", b"authorization", b"content-type", b"content-length"):
+            raise InvalidRequest(f"header {name.decode('latin-1')} is there more than once")
+        result[name] = value
+    return result
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that hands out the body that was read, then what comes after it (a disconnect)."""
+    sent = False
+
+    async def replayed() -> Message:
+        nonlocal sent
+        if sent:
+            return await receive()
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replayed
+
+
+def error_response(error: RequestError, status: int | None = None) -> Response:
+    """The answer to a request that ends in an error of the table."""
+    headers = {}
+    if error.retryable:
+        headers["Retry-After"] = "1"
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, TooLarge):
+        headers["Connection"] = "close"  # the rest of the body is not read
+    body = orjson.dumps(error_body(error))
+    return Response(body, status or error.status, headers, media_type="application/json")

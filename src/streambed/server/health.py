@@ -1,0 +1,68 @@
+"""Whether the server lives, whether it can work, and what it serves."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+import streambed
+from streambed.engine.engine import Engine
+from streambed.errors import NotReady
+
+WATCHDOG_SECONDS = 60.0
+"""Work that waits this long without any step ending means that the engine is stuck."""
+
+
+class Health:
+    """The handlers. None of them waits for the engine."""
+
+    def __init__(self, engine: Engine, names: tuple[str, ...]) -> None:
+        self._engine = engine
+        self._names = names
+        self._created = int(time.time())
+
+    async def live(self, request: Request) -> Response:
+        """The event loop turns."""
+        return Response(b'{"status":"ok"}', media_type="application/json")
+
+    async def ready(self, request: Request) -> Response:
+        """The engine takes work and gets it done."""
+        if not self._engine.ready:
+            raise NotReady("the engine does not take work")
+        if self._engine.stats().last_progress_s > WATCHDOG_SECONDS:
+            raise NotReady("the engine makes no progress")
+        return Response(b'{"status":"ok"}', media_type="application/json")
+
+    async def models(self, request: Request) -> Response:
+        """OpenAI's list of models, with window and dimensions."""
+        info = self._engine.info
+        data = [
+            {
+                "id": name,
+                "object": "model",
+                "created": self._created,
+                "owned_by": "streambed",
+                "max_model_len": info.max_tokens,
+                "dimensions": info.dimensions,
+            }
+            for name in self._names
+        ]
+        return Response(orjson.dumps({"object": "list", "data": data}), media_type="application/json")
+
+    async def info(self, request: Request) -> Response:
+        """What was loaded and how it is doing."""
+        engine = self._engine
+        body = {
+            "version": streambed.__version__,
+            "served_model_names": self._names,
+            **asdict(engine.info),
+            "pooling": "last token",
+            "end_token": engine.tokenizer.end_id,
+            "prompts": engine.checkpoint.prompts,
+            "stats": asdict(engine.stats()),
+        }
+        return Response(orjson.dumps(body), media_type="application/json")

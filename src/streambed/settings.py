@@ -1,0 +1,99 @@
+"""The server's settings: frozen, validated once. Every field is a flag, an environment variable and a line of help.
+
+`model` is `--model` and `STREAMBED_MODEL`, and so on; `cli/serve.py` and `docs/settings.md` are made from this class.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from streambed.errors import SettingsError
+
+
+def _setting(default: Any, help: str, **more: Any) -> Any:
+    return field(default=default, metadata={"help": help, **more})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Raises SettingsError, in one line that names the flag, where a value makes no sense."""
+
+    model: str = _setting("builtin", "Model: builtin, a directory, or a hub id such as Qwen/Qwen3-Embedding-0.6B.")
+    revision: str | None = _setting(None, "Branch, tag or commit of a hub model.")
+    served_model_name: tuple[str, ...] = _setting((), "Name of the model in requests (repeatable).")
+    host: str = _setting("127.0.0.1", "Address to listen on.")
+    port: int = _setting(30000, "Port to listen on; 0 takes a free one.")
+    api_key: tuple[str, ...] = _setting(
+        (),
+        "Key that requests must carry (repeatable). Made and printed where the address is not loopback.",
+        secret=True,
+    )
+    no_auth: bool = _setting(False, "Serve without a key, whatever the address.")
+    allow_origin: tuple[str, ...] = _setting((), "Origin of web pages that may call the server (repeatable).")
+    tls_cert: str | None = _setting(None, "TLS certificate file (PEM).")
+    tls_key: str | None = _setting(None, "TLS private key file (PEM).")
+    dtype: str = _setting("auto", "Number format: auto, float32 or bfloat16.")
+    device: str = _setting("auto", "Device: auto, cpu, cuda or cuda:N.")
+    threads: int | None = _setting(None, "Threads of the CPU to compute with; all cores by default.")
+    kv_memory: int | None = _setting(
+        None, "Memory for KV, such as 512MiB or 4GiB; a quarter of the machine's by default.", size=True
+    )
+    max_batch_tokens: int | None = _setting(None, "Rows of one step; by default what runs in a tenth of a second.")
+    special_tokens: Literal["text", "parse"] = _setting(
+        "text", "What <|endoftext|> and its like mean inside a text: plain text, or parse them."
+    )
+    accept_token_ids: bool = _setting(False, "Accept token ids as input (they must be this model's own).")
+    max_body: int = _setting(16 << 20, "Largest request body.", size=True)
+    max_requests: int = _setting(512, "Requests in progress at once; more are refused with 429.")
+    timeout: float = _setting(600.0, "Seconds after which a request is given up with 504.")
+    drain: float = _setting(30.0, "Seconds that requests in progress have to end after SIGTERM.")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise SettingsError(f"--port is {self.port}; 0 to 65535 is expected")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise SettingsError("--tls-cert and --tls-key go together")
+        if self.no_auth and self.api_key:
+            raise SettingsError("--no-auth and --api-key exclude each other")
+        if any(not key or not key.isascii() or key != key.strip() for key in self.api_key):
+            raise SettingsError("--api-key is empty, or has spaces around it or characters beyond ASCII")
+        for name, least in (("threads", 1), ("max_batch_tokens", 1), ("max_body", 1024), ("max_requests", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise SettingsError(f"--{name.replace('_', '-')} is {value}; at least {least} is expected")
+        for name in ("timeout", "drain"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise SettingsError(f"--{name} is {getattr(self, name)}; a positive number of seconds is expected")
+        for origin in self.allow_origin:
+            if origin != "*" and "://" not in origin:
+                raise SettingsError(f"--allow-origin is {origin!r}; an origin such as https://example.org is expected")
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        return is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine."""
+    name = host.strip("[]").lower()
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `512MiB`, `4GiB`, `1.5GB` or `1073741824`. Raises ValueError."""
+    number = text.strip().lower()
+    unit = number.lstrip("0123456789.")
+    if unit.strip() not in _UNITS:
+        raise ValueError(f"{text!r} is no size; write 512MiB or 4GiB")
+    return int(float(number.removesuffix(unit)) * _UNITS[unit.strip()])
