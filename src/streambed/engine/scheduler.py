@@ -23,8 +23,9 @@ ROWS_PER_SECOND = 1000.0
 """How a task's length counts as waiting time. Any rate gives a fair order; this one is that of a small machine."""
 EAGER_ROWS = 32
 """Eager rows run at once from here on; fewer wait a moment: an explicit probe often follows, and would wait for them."""
-FORK_TOKENS = 64
-"""Prefixes shorter than this are computed again rather than copied."""
+FORK_TOKENS = 4
+BATCH_FORK_TOKENS = 64
+"""Shorter prefixes are computed again rather than copied: texts of a batch need no slab otherwise, and pack well."""
 COPY_TOKENS_PER_ROW = 32
 """Copying this many tokens of KV takes about as long as computing one row (measured on a CPU)."""
 
@@ -42,6 +43,7 @@ class Scheduler:
 
     def submit(self, task: Task) -> None:
         """Queues a task behind those of its sequence. An eager one that nobody waits for gives way to it."""
+        assert len(task.ids) < self.kv.max_slots, "admission checks the length"
         sequence = task.sequence
         if sequence.closed:
             task.fail(NotFound("the session is closed"))
@@ -121,11 +123,16 @@ class Scheduler:
 
     def _fill(self, step: Step, lane: Lane, budget: float, now: float) -> None:
         """Adds rows of a lane's tasks that cost up to `budget`, at least one row."""
+        blocked = False
         for task in list(self._lanes[lane]):
             if budget <= 0.0:
                 break
-            if task.started is None and not self._start(task, budget, now):
-                break  # no memory: nobody passes, or a long text would wait for ever behind short ones
+            if task.started is None:
+                # Without memory for one, nobody behind it starts, or a long text would wait for ever behind short ones.
+                # Those that have started go on, wherever they stand: it is their memory that it waits for.
+                blocked = blocked or not self._start(task, budget, now)
+                if blocked:
+                    continue
             budget -= self._take(step, task, budget)
 
     def _start(self, task: Task, budget: float, now: float) -> bool:
@@ -136,7 +143,7 @@ class Scheduler:
             self.prefixes.remove(giver)  # most of it is this text: adopt
             kv.move(giver, sequence, shared)
             sequence.source = None
-        elif giver is not None and shared >= FORK_TOKENS:
+        elif giver is not None and shared >= (FORK_TOKENS if task.keep else BATCH_FORK_TOKENS):
             sequence.source = giver  # a useful start: copy
             kv.touch(giver)
         else:

@@ -1,0 +1,328 @@
+"""The engine as a whole: its thread, its limits, and what its users are told."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import streambed.engine.engine as engine_module
+from streambed import (
+    CheckpointError,
+    DeadlineExceeded,
+    Engine,
+    Internal,
+    InvalidRequest,
+    NotReady,
+    Overloaded,
+    SettingsError,
+    TooLarge,
+)
+from streambed.engine.sequence import Lane, Step
+from tests.checkpoints import make_checkpoint
+
+
+class Gate:
+    """Holds an engine's steps back until it is opened."""
+
+    def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.run, self.entered, self.opened = engine._runner.run, threading.Event(), threading.Event()
+        monkeypatch.setattr(engine._runner, "run", self)
+
+    def __call__(self, step: Step) -> np.ndarray:
+        self.entered.set()
+        assert self.opened.wait(60)
+        return self.run(step)
+
+
+def ids(engine: Engine, text: str) -> list[int]:
+    return engine.tokenizer.encode(text)
+
+
+def test_embed(tiny_engine: Engine) -> None:
+    texts = ["one", "two words", "three words here", "one"]
+    vectors = tiny_engine.embed(texts)
+    assert (vectors.shape, vectors.dtype) == ((4, 64), np.float32)
+    assert np.allclose(np.linalg.norm(vectors, axis=-1), 1.0, atol=1e-6)
+    assert vectors[0] @ vectors[3] >= 0.99999
+    assert vectors[0] @ vectors[1] < 0.999
+    assert tiny_engine.embed([]).shape == (0, 64)
+    assert tiny_engine.embed([], dimensions=32).shape == (0, 32)
+    assert tiny_engine.embed(texts, dimensions=32).shape == (4, 32)
+
+
+def test_embed_refuses(tiny_engine: Engine) -> None:
+    with pytest.raises(InvalidRequest, match="list of strings"):
+        tiny_engine.embed("one string")
+    with pytest.raises(InvalidRequest, match="surrogate"):
+        tiny_engine.embed(["good", "bad \udfff"])
+    with pytest.raises(InvalidRequest, match="exclude each other"):
+        tiny_engine.embed(["x"], instruction="a", input_type="query")
+    for dimensions in (31, 65, 0, -1):
+        with pytest.raises(InvalidRequest, match="32 to 64"):
+            tiny_engine.embed(["x"], dimensions=dimensions)
+    with pytest.raises(TooLarge, match=r"text 1 has 601 tokens .* limit is 512") as error:
+        tiny_engine.embed(["good", " the" * 600])
+    assert error.value.param == "input[1]"
+
+
+def test_a_growing_text_is_computed_from_where_it_changed(open_engine: Callable[..., Engine]) -> None:
+    engine = open_engine()
+    whole = ids(engine, "The quick brown fox jumps over the lazy dog and runs far away from here today.")
+    for end in range(1, len(whole) + 1):
+        embedding = engine.submit_batch([whole[:end]])[0].result(60)
+        assert embedding.cached_tokens == end - 1
+        assert embedding.computed_tokens == 2
+    edited = [*whole[:7], *whole[9:]]
+    embedding = engine.submit_batch([edited])[0].result(60)
+    assert embedding.cached_tokens == 7
+    assert engine.stats().cached_tokens == sum(range(len(whole))) + 7
+
+
+def test_texts_under_one_budget(open_engine: Callable[..., Engine]) -> None:
+    """Many more texts than the KV memory holds: all are answered, and rightly."""
+    engine = open_engine(kv_memory=600 * 2 * 2 * 2 * 16 * 4, max_batch_tokens=64)
+    assert engine.info.max_tokens == 512
+    texts = [f"{n} " + "word " * (7 * n % 300) for n in range(60)]
+    whole = engine.embed(texts)
+    with ThreadPoolExecutor(8) as pool:
+        singles = np.concatenate(list(pool.map(lambda text: engine.embed([text]), texts)))
+    assert (whole * singles).sum(-1).min() >= 0.99999
+    assert engine.stats().evictions > 0
+    assert engine.stats().kv_bytes <= engine.info.kv_memory
+
+
+def test_less_memory_than_window(open_engine: Callable[..., Engine]) -> None:
+    engine = open_engine(kv_memory=128 * 2 * 2 * 2 * 16 * 4)
+    assert (engine.info.window, engine.info.max_tokens) == (512, 128)
+    assert engine.embed([" the" * 127]).shape == (1, 64)
+    with pytest.raises(TooLarge, match="129 tokens with its end token; the limit is 128"):
+        engine.embed([" the" * 128])
+
+
+def test_settings_are_refused_before_loading(tiny_checkpoint: Path) -> None:
+    for bad in ({"dtype": "float16"}, {"device": "tpu"}, {"device": "mps"}, {"max_batch_tokens": 0}, {"kv_memory": 1}):
+        with pytest.raises(SettingsError, match="--"):
+            Engine.load(str(tiny_checkpoint), **bad)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="sees 0 CUDA devices"):
+        Engine.load(str(tiny_checkpoint), device="cuda:7")
+
+
+def test_a_vocabulary_larger_than_the_table(tmp_path: Path) -> None:
+    directory = make_checkpoint(tmp_path / "model", vocab_size=16_000)
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: has token ids up to 16000, .* 16000 rows"):
+        Engine.load(str(directory))
+
+
+def test_fingerprints(tmp_path: Path, tiny_checkpoint: Path, open_engine: Callable[..., Engine]) -> None:
+    engine = open_engine()
+    same = open_engine(make_checkpoint(tmp_path / "same", prefix="model.", shards=2, lm_head=True))
+    assert same.info.fingerprint == engine.info.fingerprint
+    others = [
+        open_engine(make_checkpoint(tmp_path / "weights", seed=1)),
+        open_engine(make_checkpoint(tmp_path / "theta", rope_theta=1e5)),
+        open_engine(tiny_checkpoint, dtype="bfloat16"),
+        open_engine(tiny_checkpoint, special_tokens="parse"),
+    ]
+    assert len({one.info.fingerprint for one in [engine, *others]}) == 5
+
+
+def test_special_tokens_in_text(open_engine: Callable[..., Engine]) -> None:
+    literal, parsed = open_engine("builtin"), open_engine("builtin", special_tokens="parse")
+    assert 16_000 not in ids(literal, "a <|endoftext|> b")
+    assert 16_000 in ids(parsed, "a <|endoftext|> b")
+    for engine in (literal, parsed):
+        with engine.open_session() as session:
+            for character in "a <|endoftext|> b":
+                session.append(character)
+            assert session.embedding() @ engine.embed(["a <|endoftext|> b"])[0] >= 0.99999
+
+
+def test_work_from_many_threads(open_engine: Callable[..., Engine]) -> None:
+    engine = open_engine(max_batch_tokens=64)
+    texts = [f"text number {n} " + "and more " * (n % 17) for n in range(200)]
+    expected = open_engine(max_batch_tokens=8192).embed(texts)
+    with ThreadPoolExecutor(16) as pool:
+        got = np.concatenate(list(pool.map(lambda text: engine.embed([text]), texts)))
+    assert (got * expected).sum(-1).min() >= 0.99999
+    assert engine.stats().waiting == 0
+
+
+def test_the_full_refuse(open_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = open_engine()
+    gate = Gate(engine, monkeypatch)
+    monkeypatch.setattr(engine_module, "MAX_QUEUED_TOKENS", 100)
+    large = engine.submit_batch([[1] * 400])  # an idle engine takes any
+    with pytest.raises(Overloaded, match="401 tokens are waiting"):
+        engine.submit_batch([[1] * 10])
+    gate.opened.set()
+    assert large[0].result(60).vectors.shape == (1, 64)
+    assert engine.submit_batch([[1] * 10])[0].result(60).vectors.shape == (1, 64)
+
+
+def test_all_of_a_batch_or_none(open_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = open_engine()
+    gate = Gate(engine, monkeypatch)
+    monkeypatch.setattr(engine_module, "MAX_QUEUED_TOKENS", 100)
+    engine.submit_batch([[1] * 60])
+    with pytest.raises(Overloaded):
+        engine.submit_batch([[2] * 30, [3] * 30])
+    assert engine.stats().waiting == 1
+    gate.opened.set()
+
+
+def test_deadlines(open_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = open_engine()
+    gate = Gate(engine, monkeypatch)
+    first = engine.submit_batch([[1] * 10])
+    assert gate.entered.wait(60)
+    late = engine.submit_batch([[2] * 300], deadline=time.monotonic() + 0.01)
+    time.sleep(0.02)
+    gate.opened.set()
+    with pytest.raises(DeadlineExceeded):
+        late[0].result(60)
+    first[0].result(60)
+    assert engine.stats().rows == 11
+
+
+def test_the_cancelled_cost_nothing(open_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = open_engine()
+    gate = Gate(engine, monkeypatch)
+    first = engine.submit_batch([[1] * 10])
+    assert gate.entered.wait(60)
+    for future in engine.submit_batch([[2] * 300] * 20):
+        assert future.cancel()
+    assert engine.stats().waiting == 1
+    gate.opened.set()
+    first[0].result(60)
+    engine.check_integrity()
+    assert engine.stats().rows == 11
+
+
+def test_lanes_by_size(open_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = open_engine(max_batch_tokens=16)
+    gate = Gate(engine, monkeypatch)
+    one, few, many = (
+        engine.submit_batch([[1] * 400]),
+        engine.submit_batch([[1] * 9] * 3),
+        engine.submit_batch([[1] * 9] * 9),
+    )
+    lanes = {task.future: task.lane for task in engine._outstanding}
+    assert [lanes[futures[0]] for futures in (one, few, many)] == [Lane.QUERY, Lane.QUERY, Lane.BULK]
+    gate.opened.set()
+
+
+def test_a_failed_step_is_told_and_survived(
+    open_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_engine()
+    run, failures = engine._runner.run, 2
+
+    def flaky(step: Step) -> np.ndarray:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise RuntimeError("out of memory")
+        return run(step)
+
+    monkeypatch.setattr(engine._runner, "run", flaky)
+    for _ in range(2):
+        with pytest.raises(Internal, match="failed") as error:
+            engine.embed(["x"])
+        assert "memory" not in error.value.message
+    assert engine.embed(["x"]).shape == (1, 64)
+    assert engine.ready
+
+
+@pytest.mark.parametrize("error", [AssertionError("a bug"), RuntimeError("for good")])
+def test_a_dead_engine_tells_everybody(
+    error: Exception, open_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_engine()
+    gate = Gate(engine, monkeypatch)
+
+    def broken(step: Step) -> np.ndarray:
+        raise error
+
+    gate.run = broken
+    session = engine.open_session("some text")
+    futures: list[Future] = [*engine.submit_batch([[n] * 9 for n in range(5)], lane=Lane.BULK)]
+    if isinstance(error, RuntimeError):
+        # Each failed step ends its own tasks; the third in a row ends the engine.
+        monkeypatch.setattr(engine._scheduler, "abandon", lambda step, error: None)
+    futures += [session.probe().future for _ in range(2)]
+    gate.opened.set()
+    for future in futures:
+        with pytest.raises(Internal, match="the engine has died"):
+            future.result(60)
+    engine._thread.join(60)
+    assert not engine.ready
+    with pytest.raises(NotReady, match="died"):
+        engine.embed(["x"])
+    with pytest.raises(NotReady):
+        session.append("x")
+    engine.close()
+
+
+def test_a_value_that_is_not_finite(open_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = open_engine()
+    run = engine._runner.run
+
+    def poisoned(step: Step) -> np.ndarray:
+        vectors = run(step).copy()
+        vectors[[run.task.ids[0] == 666 for run in step.runs]] = np.inf
+        return vectors
+
+    monkeypatch.setattr(engine._runner, "run", poisoned)
+    good, bad = engine.submit_batch([[1, 2, 3], [666, 2, 3]])
+    assert np.isfinite(good.result(60).vectors).all()
+    with pytest.raises(Internal, match="not finite"):
+        bad.result(60)
+
+
+def test_closing_tells_who_waits(open_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = open_engine()
+    gate = Gate(engine, monkeypatch)
+    futures = engine.submit_batch([[1] * 400] * 5)
+    assert gate.entered.wait(60)
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    while engine.ready:
+        time.sleep(0.001)
+    gate.opened.set()
+    closing.join(60)
+    for future in futures:
+        assert future.exception(60) is None or isinstance(future.exception(), NotReady)
+    with pytest.raises(NotReady, match="closing"):
+        engine.submit_batch([[1]])
+    engine.close()
+
+
+def test_no_progress_is_seen(open_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = open_engine()
+    gate = Gate(engine, monkeypatch)
+    assert engine.stats().last_progress_s == 0.0
+    futures = engine.submit_batch([[1] * 4])
+    assert gate.entered.wait(60)
+    time.sleep(0.05)
+    assert engine.stats().last_progress_s >= 0.05
+    gate.opened.set()
+    futures[0].result(60)
+    assert engine.stats().last_progress_s == 0.0
+
+
+def test_idle_engines_check_themselves(open_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = open_engine()
+    checked = threading.Event()
+    monkeypatch.setattr(engine._scheduler, "check_integrity", checked.set)
+    engine._checked -= 10
+    engine.embed(["x"])
+    with engine.open_session("y"):
+        pass
+    assert checked.wait(10)
+    monkeypatch.undo()

@@ -1,0 +1,153 @@
+"""Slabs and their budget."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from streambed.engine.kv import KVMemory, Slab
+from streambed.engine.sequence import Sequence
+from streambed.errors import SettingsError
+from streambed.model.checkpoint import Qwen3Config
+
+CONFIG = Qwen3Config(100, 64, 96, 2, 4, 2, 16, 512, 1e-6, 1e6, False)
+CPU = torch.device("cpu")
+SLOT = 2 * 2 * 2 * 16 * 4  # layers, keys and values, heads, dimensions, bytes
+PAGE = 4096 // (16 * 4)  # slots that share a page
+
+
+def memory(slots: int, window: int = 512) -> tuple[KVMemory, list[Sequence]]:
+    evicted: list[Sequence] = []
+    return KVMemory(CONFIG, window, torch.float32, CPU, slots * SLOT, evicted.append), evicted
+
+
+def filled(kv: KVMemory, slots: int) -> Sequence:
+    """A sequence with `slots` slots of KV, idle."""
+    sequence = Sequence("")
+    assert kv.reserve(sequence, slots)
+    assert sequence.slab is not None
+    sequence.slab.grow(slots)
+    sequence.ids = list(range(slots))
+    kv.rest(sequence)
+    kv.check_integrity()
+    return sequence
+
+
+def test_pages_come_when_written() -> None:
+    def resident() -> int:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * 4096
+
+    config = Qwen3Config(100, 64, 96, 28, 16, 8, 128, 32768, 1e-6, 1e6, False)
+    slab = Slab(config, 32768, torch.bfloat16, CPU)
+    before = resident()
+    assert slab.kv.nbytes > 3 << 30
+    slab.kv[:, :, :, :16] = 1
+    assert resident() - before < 8 << 20
+    copy = Slab(config, 32768, torch.bfloat16, CPU)
+    copy.copy(slab, 4, 16)
+    assert copy.kv[27, 1, 7, 4:16].eq(1).all()
+    assert copy.kv[27, 1, 7, :4].eq(0).all()
+
+
+def test_elsewhere_a_slab_grows_by_doubling() -> None:
+    """The way of CUDA, shown on another device without memory of its own."""
+    slab = Slab(CONFIG, 512, torch.float32, torch.device("meta"))
+    sizes = []
+    for slots in (1, 64, 65, 100, 129, 400, 512):
+        slab.grow(slots)
+        sizes.append(slab.kv.shape[3])
+    assert sizes == [64, 64, 128, 128, 256, 512, 512]
+    assert slab.written == 512
+
+
+def test_the_longest_unused_is_evicted_to_text() -> None:
+    kv, evicted = memory(4 * PAGE)
+    first, second, third = (filled(kv, PAGE) for _ in range(3))
+    kv.touch(first)
+    new = Sequence("")
+    assert kv.reserve(new, 2 * PAGE)
+    assert evicted == [second]
+    assert (second.slab, second.ids) == (None, [])
+    assert first.slab is not None
+    assert third.slab is not None
+    assert kv.used == kv.budget
+    kv.check_integrity()
+
+
+def test_the_busy_are_never_evicted() -> None:
+    kv, evicted = memory(4 * PAGE)
+    busy = Sequence("")
+    assert kv.reserve(busy, 3 * PAGE)
+    other = Sequence("")
+    assert not kv.reserve(other, 2 * PAGE)
+    assert (evicted, other.slab) == ([], None)
+    kv.check_integrity()
+    kv.rest(busy)  # nothing was written, so all of it is free again
+    assert kv.reserve(other, 2 * PAGE)
+    kv.check_integrity()
+
+
+def test_a_refused_sequence_keeps_what_it_has() -> None:
+    kv, _ = memory(4 * PAGE)
+    mine = filled(kv, PAGE)
+    busy = Sequence("")
+    assert kv.reserve(busy, 2 * PAGE)
+    assert not kv.reserve(mine, 3 * PAGE)
+    assert kv.is_idle(mine)
+    assert len(mine.ids) == PAGE
+    kv.check_integrity()
+
+
+def test_adopting_moves_the_slab() -> None:
+    kv, _ = memory(8 * PAGE)
+    giver, taker = filled(kv, 2 * PAGE), Sequence("")
+    slab, used = giver.slab, kv.used
+    kv.move(giver, taker, PAGE + 3)
+    assert (taker.slab, len(taker.ids), giver.slab, giver.ids) == (slab, PAGE + 3, None, [])
+    assert kv.used == used
+    assert kv.reserve(taker, 3 * PAGE)
+    kv.check_integrity()
+
+
+def test_dropped_slabs_are_used_again_within_the_budget() -> None:
+    kv, evicted = memory(64 * 4 * PAGE)
+    slabs = set()
+    for _ in range(10):
+        sequence = filled(kv, 10)
+        slabs.add(id(sequence.slab))
+        kv.drop(sequence)
+        kv.check_integrity()
+    assert len(slabs) == 1
+    kept = [filled(kv, 10) for _ in range(8)]
+    for sequence in kept:
+        kv.drop(sequence)
+    kv.check_integrity()
+    everything = Sequence("")
+    assert kv.reserve(everything, kv.max_slots)
+    kv.check_integrity()
+    assert not evicted
+
+
+@pytest.mark.parametrize(
+    ("slots", "longest"), [(512, 512), (600, 512), (511, 448), (PAGE, PAGE), (2 * PAGE + 1, 2 * PAGE)]
+)
+def test_what_is_admitted_fits_alone(slots: int, longest: int) -> None:
+    kv, _ = memory(slots)
+    assert kv.max_slots == longest
+    for _ in range(3):
+        filled(kv, min(PAGE, longest))
+    assert kv.reserve(Sequence(""), longest)
+    kv.check_integrity()
+
+
+def test_a_window_need_not_end_with_a_page() -> None:
+    for slots in range(PAGE, 4 * PAGE):
+        kv, _ = memory(slots, window=PAGE + 5)
+        assert kv.reserve(Sequence(""), kv.max_slots)
+        kv.check_integrity()
+
+
+def test_too_little_is_refused_at_the_start() -> None:
+    with pytest.raises(SettingsError, match=r"--kv-memory is [\d,]+ bytes; .* at least"):
+        memory(PAGE - 1)

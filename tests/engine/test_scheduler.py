@@ -1,0 +1,411 @@
+"""Which rows run next: no network, no thread, no clock but the test's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streambed.engine.kv import MAX_PROBES, KVMemory
+from streambed.engine.prefixes import Prefixes
+from streambed.engine.scheduler import BATCH_FORK_TOKENS, FORK_TOKENS, Scheduler
+from streambed.engine.sequence import Lane, Sequence, Step, Task
+from streambed.errors import DeadlineExceeded, Internal, NotFound
+from streambed.model.checkpoint import Qwen3Config
+
+CONFIG = Qwen3Config(100, 8, 8, 1, 1, 1, 16, 40_000, 1e-6, 1e6, False)
+SLOT = 2 * 16 * 4
+
+
+class Simulation:
+    """A scheduler whose steps take no time; vectors are (task's first id, probe's place)."""
+
+    def __init__(self, max_rows: int = 100, slots: int = 100_000, context_cost: float = 0.0) -> None:
+        self.prefixes = Prefixes()
+        self.kv = KVMemory(CONFIG, 40_000, torch.float32, torch.device("cpu"), slots * SLOT, self.prefixes.remove)
+        self.scheduler = Scheduler(self.kv, self.prefixes, max_rows, lambda context: 1.0 + context * context_cost)
+        self.now = 0.0
+
+    def submit(self, length: int, lane: Lane = Lane.QUERY, first: int = 0, **more: object) -> Task:
+        ids = [first, *range(1, length)][:length]
+        sequence = more.pop("sequence", None) or Sequence("", transient=True)
+        probes = more.pop("probes", (length,))
+        task = Task(sequence, ids, probes, lane, self.now, **more)  # type: ignore[arg-type]
+        self.scheduler.submit(task)
+        return task
+
+    def step(self) -> Step:
+        step = self.scheduler.schedule(self.now)
+        vectors = [[run.task.ids[0] if run.task.ids else -1, probe] for run in step.runs for probe in run.probes]
+        self.scheduler.finish(step, np.array(vectors, dtype=np.float32).reshape(-1, 2), self.now)
+        self.scheduler.check_integrity()
+        return step
+
+    def drain(self, most: int = 10_000) -> int:
+        for count in range(most):
+            if not self.step():
+                return count
+        raise AssertionError("never done")
+
+
+def rows(step: Step, task: Task) -> int:
+    return sum(run.stop - run.start + len(run.probes) for run in step.runs if run.task is task)
+
+
+def test_a_long_text_goes_through_in_chunks() -> None:
+    one = Simulation()
+    task = one.submit(950)
+    steps = one.drain()
+    assert steps == 10
+    assert task.future.result(0).vectors.tolist() == [[0, 950]]
+    assert task.future.result(0).computed_tokens == 951
+
+
+def test_a_keystroke_waits_for_no_document() -> None:
+    one = Simulation()
+    document = one.submit(30_000, Lane.BULK)
+    for _ in range(20):
+        one.step()
+        key = one.submit(3, Lane.STREAM, first=9)
+        step = one.step()
+        assert key.future.done()
+        assert rows(step, document) >= 1
+        assert step.rows <= 60, "bulk leaves half of a step that carries something urgent"
+    assert not document.future.done()
+
+
+def test_every_lane_gets_its_share() -> None:
+    one = Simulation()
+    tasks = {lane: one.submit(5000, lane, first=lane) for lane in Lane}
+    got = dict.fromkeys(Lane, 0)
+    for _ in range(13):
+        step = one.step()
+        for lane in Lane:
+            got[lane] += rows(step, tasks[lane])
+    assert got[Lane.STREAM] > got[Lane.QUERY] > got[Lane.BULK] > 0
+    assert sum(got.values()) >= 13 * 95
+
+
+def test_what_a_lane_leaves_over_goes_to_the_others() -> None:
+    one = Simulation()
+    one.submit(10, Lane.STREAM, first=5)
+    query = one.submit(5000, Lane.QUERY)
+    assert rows(one.step(), query) == pytest.approx(89, abs=2)
+
+
+def test_short_texts_pass_a_long_one_that_passes_them_in_the_end() -> None:
+    one = Simulation()
+    document = one.submit(5_000)
+    for count in range(1000):
+        one.now += 0.1
+        short = one.submit(99, first=count + 10)
+        one.step()
+        if document.future.done():
+            break
+        assert short.future.done() or one.now > 4
+    assert document.future.done()
+    assert one.now < 60
+
+
+def test_many_short_texts_share_a_step() -> None:
+    one = Simulation()
+    tasks = [one.submit(4, first=n + 10) for n in range(20)]
+    step = one.step()
+    assert len(step.runs) == 20
+    assert [task.future.result(0).vectors[0, 0] for task in tasks] == [n + 10 for n in range(20)]
+
+
+def test_texts_nobody_will_continue_need_no_memory() -> None:
+    one = Simulation()
+    tasks = [one.submit(4, first=n + 10, keep=False) for n in range(20)]
+    step = one.step()
+    assert all(run.slab is None for run in step.runs)
+    assert all(task.future.done() for task in tasks)
+    assert one.kv.used == 0
+    long = one.submit(150, keep=False)
+    one.drain()
+    assert long.future.done()
+    assert len(one.prefixes) == 1
+
+
+def test_a_grown_text_is_adopted_and_a_shared_start_is_forked() -> None:
+    one = Simulation()
+    one.submit(200)
+    one.drain()
+    grown = one.submit(210)
+    one.drain()
+    assert (grown.future.result(0).cached_tokens, grown.future.result(0).computed_tokens) == (200, 11)
+    assert len(one.prefixes) == 1, "it moved"
+    branch = Task(Sequence("", transient=True), [*range(64), 77, 78], (66,), Lane.QUERY, one.now)
+    one.scheduler.submit(branch)
+    step = one.step()
+    assert [(copy.start, copy.stop) for copy in step.copies] == [(0, 64)]
+    assert branch.future.result(0).cached_tokens == 64
+    assert len(one.prefixes) == 2, "it was copied"
+    again = one.submit(210)
+    one.drain()
+    assert (again.future.result(0).cached_tokens, again.future.result(0).computed_tokens) == (210, 1)
+
+
+@pytest.mark.parametrize(("keep", "least"), [(True, FORK_TOKENS), (False, BATCH_FORK_TOKENS)])
+def test_short_starts_are_not_worth_a_copy(keep: bool, least: int) -> None:
+    for shared in (least - 1, least):
+        one = Simulation()
+        one.submit(1000)
+        one.drain()
+        task = Task(Sequence("", transient=True), [*range(shared), 7777], (shared + 1,), Lane.QUERY, one.now, keep=keep)
+        one.scheduler.submit(task)
+        one.drain()
+        assert task.future.result(0).cached_tokens == (shared if shared == least else 0)
+
+
+def test_owners_share_nothing() -> None:
+    one = Simulation()
+    one.submit(200, sequence=Sequence("a", transient=True))
+    one.drain()
+    other = one.submit(200, sequence=Sequence("b", transient=True))
+    one.drain()
+    assert other.future.result(0).cached_tokens == 0
+
+
+def test_a_long_copy_goes_in_chunks() -> None:
+    one = Simulation(max_rows=10)
+    session = Sequence("")
+    one.submit(2000, sequence=session)
+    one.drain()
+    twin = one.submit(2001, sequence=Sequence("", source=session))
+    copied = []
+    while not twin.future.done():
+        copied += [copy.stop - copy.start for copy in one.step().copies]
+    assert sum(copied) == 2000
+    assert max(copied) <= 10 * 32
+
+
+def test_a_source_may_change_or_vanish_while_it_is_copied() -> None:
+    for vanish in (True, False):
+        one = Simulation(max_rows=10)
+        session = Sequence("")
+        one.submit(2000, sequence=session)
+        one.drain()
+        twin = one.submit(2001, sequence=Sequence("", source=session))
+        one.step()
+        if vanish:
+            one.scheduler.evict(session)
+        else:
+            one.submit(100, sequence=session, first=50)
+        one.drain()
+        result = twin.future.result(0)
+        assert result.cached_tokens == 320
+        assert result.computed_tokens == 2001 - 320 + 1
+
+
+def test_tasks_of_a_sequence_answer_in_order_for_what_was_asked() -> None:
+    one = Simulation()
+    session = Sequence("")
+    first = one.submit(40, Lane.STREAM, sequence=session, first=1)
+    second = one.submit(10, Lane.STREAM, sequence=session, first=2)
+    third = one.submit(50, Lane.STREAM, sequence=session, first=2)
+    one.drain()
+    assert [task.future.result(0).vectors.tolist() for task in (first, second, third)] == [
+        [[1, 40]],
+        [[2, 10]],
+        [[2, 50]],
+    ]
+    assert third.future.result(0).cached_tokens == 10
+    assert third.future.result(0).computed_tokens == 41
+
+
+def test_eager_work_waits_a_moment_and_gives_way() -> None:
+    one = Simulation()
+    session = Sequence("")
+    eager = one.submit(5, Lane.STREAM, sequence=session, probes=(), ready=0.02)
+    assert not one.step()
+    assert one.scheduler.next_ready() == 0.02
+    asked = one.submit(6, Lane.STREAM, sequence=session)
+    assert eager.future.cancelled()
+    one.step()
+    assert asked.future.done()
+    late = one.submit(8, Lane.STREAM, sequence=session, probes=(), ready=0.02)
+    one.now = 0.03
+    assert one.step().rows == 2
+    assert late.future.done()
+    large = one.submit(80, Lane.STREAM, sequence=session, probes=(), ready=9.0)
+    one.step()
+    assert large.future.done(), "much of it is not kept waiting"
+    joins = one.submit(82, Lane.STREAM, sequence=session, probes=(), ready=9.0)
+    one.submit(10, first=44)
+    one.step()
+    assert joins.future.done(), "a step that runs anyway takes it along"
+
+
+def test_several_probes_of_one_text() -> None:
+    one = Simulation(max_rows=50)
+    probes = (0, 5, 5, 30, 99, 100, 180)
+    task = one.submit(180, probes=probes)
+    one.drain()
+    assert task.future.result(0).vectors[:, 1].tolist() == list(probes)
+    assert task.future.result(0).computed_tokens == 180 + len(probes)
+
+
+def test_more_probes_than_fit_in_a_step() -> None:
+    one = Simulation(max_rows=1000)
+    probes = tuple(range(0, 300, 2))
+    task = one.submit(300, probes=probes)
+    step = one.step()
+    assert len(step.runs[0].probes) == MAX_PROBES
+    one.drain()
+    assert task.future.result(0).vectors[:, 1].tolist() == list(probes)
+
+
+def test_probes_where_memory_has_room_for_one() -> None:
+    one = Simulation(max_rows=1000, slots=128)
+    assert one.kv.max_slots == 128
+    probes = tuple(range(120, 128))
+    task = one.submit(127, probes=probes)
+    one.drain()
+    assert task.future.result(0).vectors[:, 1].tolist() == list(probes)
+
+
+def test_what_comes_too_late_is_not_computed() -> None:
+    one = Simulation()
+    late, started = one.submit(50, deadline=1.0), one.submit(5000, deadline=2.0, first=3)
+    one.now = 1.0
+    step = one.step()
+    assert rows(step, late) == 0
+    with pytest.raises(DeadlineExceeded):
+        late.future.result(0)
+    one.now = 2.0
+    assert not one.step()
+    with pytest.raises(DeadlineExceeded):
+        started.future.result(0)
+    again = one.submit(5000, first=3)
+    one.drain()
+    assert again.future.result(0).cached_tokens > 0, "what was computed before is not lost"
+
+
+def test_the_cancelled_are_skipped() -> None:
+    one = Simulation()
+    tasks = [one.submit(60, first=n) for n in range(4)]
+    one.step()
+    for task in tasks[1:]:
+        task.future.cancel()
+    assert not one.step()
+    assert one.scheduler.tasks() == []
+
+
+def test_memory_for_one_at_a_time() -> None:
+    one = Simulation(max_rows=10, slots=256)
+    first, second = one.submit(200, first=1), one.submit(200, first=2)
+    small = one.submit(20, first=3, keep=False)
+    one.drain()
+    assert all(task.future.done() for task in (first, second, small))
+    assert one.kv.evictions >= 1
+    with pytest.raises(AssertionError, match="admission"):
+        one.submit(256)
+
+
+def test_who_waits_for_memory_does_not_stop_who_has_it() -> None:
+    """A short text is due before the long ones that hold all the memory; they must go on, or nobody ever does."""
+    one = Simulation(max_rows=10, slots=512)
+    long = [one.submit(240, first=n) for n in (1, 2)]
+    while not all(task.started is not None for task in long):
+        one.step()
+    short = one.submit(40, first=3)
+    assert one.scheduler.tasks()[0] is short
+    assert one.step()
+    one.drain()
+    assert all(task.future.done() for task in [*long, short])
+
+
+def test_context_makes_rows_dearer() -> None:
+    one = Simulation(context_cost=0.01)
+    task = one.submit(2000)
+    taken = []
+    while not task.future.done():
+        taken.append(one.step().rows)
+    assert taken[0] > 1.5 * taken[3]
+
+
+def test_a_failed_step_ends_its_tasks_and_no_others() -> None:
+    one = Simulation(max_rows=10)
+    session, parent = Sequence(""), Sequence("")
+    one.submit(1000, sequence=parent, first=7)
+    one.drain()
+    twin = one.submit(1001, Lane.STREAM, sequence=Sequence("", source=parent), first=7)
+    hurt = one.submit(300, sequence=session, first=5)
+    step = one.scheduler.schedule(one.now)
+    spared = one.submit(8000, first=6)
+    assert step.copies
+    assert [run.task for run in step.runs] == [hurt]
+    one.scheduler.abandon(step, Internal("no"))
+    one.scheduler.check_integrity()
+    for task in (hurt, twin):
+        with pytest.raises(Internal):
+            task.future.result(0)
+    assert (session.slab, session.ids) == (None, [])
+    one.drain()
+    assert spared.future.done()
+    again = one.submit(300, sequence=session, first=5)
+    one.drain()
+    assert again.future.done()
+
+
+def test_a_value_that_is_not_finite_is_an_error_of_that_text_alone() -> None:
+    one = Simulation()
+    bad, good = one.submit(5, first=1), one.submit(6, first=2)
+    step = one.scheduler.schedule(0.0)
+    one.scheduler.finish(step, np.array([[np.nan, 1], [1, 1]], dtype=np.float32), 0.0)
+    one.scheduler.check_integrity()
+    with pytest.raises(Internal, match="not finite"):
+        bad.future.result(0)
+    assert good.future.done()
+    assert len(one.prefixes) == 1, "nothing of the bad one is kept"
+
+
+def test_closing_a_sequence() -> None:
+    one = Simulation()
+    session = Sequence("")
+    started, waiting = (one.submit(500, Lane.STREAM, sequence=session) for _ in range(2))
+    one.step()
+    one.scheduler.close(session)
+    one.scheduler.check_integrity()
+    later = one.submit(5, Lane.STREAM, sequence=session)
+    for task in (started, waiting, later):
+        with pytest.raises(NotFound):
+            task.future.result(0)
+    assert session.slab is None
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_any_load_ends_with_one_answer_each(data: st.DataObject) -> None:
+    """Random tasks, lanes, lengths, cancellations and evictions in little memory: all end, in order, intact."""
+    one = Simulation(max_rows=data.draw(st.integers(1, 40)), slots=256)
+    sessions = [Sequence(name) for name in ("", "", "a")]
+    tasks: list[Task] = []
+    for _ in range(data.draw(st.integers(1, 30))):
+        kind = data.draw(st.integers(0, 9))
+        if kind < 7:
+            length = data.draw(st.integers(0, 180))
+            probes = tuple(sorted(data.draw(st.lists(st.integers(0, length), max_size=3))))
+            sequence = data.draw(st.sampled_from([None, *sessions]))
+            lane, first = data.draw(st.sampled_from(list(Lane))), data.draw(st.integers(0, 2))
+            if sequence is None:
+                probes = (*probes, length)
+            keep = data.draw(st.booleans()) or sequence is not None
+            tasks.append(one.submit(length, lane, first, sequence=sequence, probes=probes, keep=keep))
+        elif kind == 7 and tasks:
+            data.draw(st.sampled_from(tasks)).future.cancel()
+        elif kind == 8:
+            one.scheduler.evict(data.draw(st.sampled_from([None, *sessions])))
+        one.now += 0.05
+        one.step()
+    one.drain()
+    for task in tasks:
+        assert task.future.done()
+        if not task.future.cancelled():
+            result = task.future.result(0)
+            assert result.vectors[:, 1].tolist() == list(task.probes) if task.probes else result.vectors.size == 0
+            assert result.cached_tokens + result.computed_tokens == len(task.ids) + len(task.probes)
