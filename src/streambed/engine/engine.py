@@ -103,7 +103,7 @@ class Engine:
             CheckpointError, SettingsError: in one line.
         """
         chosen_device = choose_device(device)
-        chosen_dtype = choose_dtype(dtype, chosen_device, checkpoint.name == BUILTIN)
+        chosen_dtype = choose_dtype(dtype, chosen_device, checkpoint.is_builtin)
         if max_batch_tokens is not None and max_batch_tokens < 1:
             raise SettingsError(f"--max-batch-tokens is {max_batch_tokens}; at least 1 is expected")
         self.checkpoint = checkpoint

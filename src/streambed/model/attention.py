@@ -57,7 +57,7 @@ class Plan:
 class _Packed:
     """Short texts without a past, padded on the right: causal order hides the padding from every real row."""
 
-    gather: Tensor  # [texts * longest] rows of the flat batch; padding points at row 0
+    gather: Tensor  # [texts * longest] rows of the flat batch; padding repeats a text's own first row, never another's
     rows: Tensor  # [real rows] rows of the flat batch
     places: Tensor  # [real rows] where each of them stands in the padded batch
     texts: int
@@ -91,7 +91,7 @@ def _pack(spans: list[Span], device: torch.device) -> list[_Packed]:
         longest = ordered[-1].rows
         group = [span for span in ordered if 2 * span.rows >= longest]  # at most half of a pack is padding
         ordered = ordered[: len(ordered) - len(group)]
-        gather = torch.zeros(len(group), longest, dtype=torch.int64)
+        gather = torch.tensor([span.start for span in group])[:, None].repeat(1, longest)
         rows, places = [], []
         for i, span in enumerate(group):
             gather[i, : span.rows] = torch.arange(span.start, span.stop)

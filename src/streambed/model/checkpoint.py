@@ -57,6 +57,10 @@ class Checkpoint:
     tokenizer_file: Path
     prompts: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def is_builtin(self) -> bool:
+        return self.directory == _BUILTIN_DIRECTORY
+
 
 def find_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
     """Finds `builtin`, a local directory or a hub id (`Qwen/Qwen3-Embedding-0.6B`), and reads all but the weights.
@@ -71,31 +75,35 @@ def find_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
         if revision is not None:
             raise CheckpointError("the built-in model has no revisions; leave --revision out")
         return _read(BUILTIN, _BUILTIN_DIRECTORY)
-    path = Path(model).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(model).expanduser()
+        is_directory, exists = path.is_dir(), path.exists()
+    except (OSError, RuntimeError, ValueError):  # too long a name, an unknown ~user, a NUL: no path of this machine
+        raise CheckpointError(f"{model[:200]!r}: no such directory") from None
+    if is_directory and model:
         if revision is not None:
             raise CheckpointError(f"{path}: a local directory has no revisions; leave --revision out")
         return _read(path.resolve().name, path)
-    if path.exists():
+    if exists and model:
         raise CheckpointError(f"{path}: is a file; give the directory that holds config.json")
     if model.startswith((".", "~", os.sep)) or model.count("/") != 1:
-        raise CheckpointError(f"{model}: no such directory, and not a hub id of the form owner/name")
+        raise CheckpointError(f"{model!r}: no such directory, and not a hub id of the form owner/name")
     return _read(model, _download(model, revision))
 
 
 def _download(model: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=_HUB_FILES))
     except LocalEntryNotFoundError as error:
         raise CheckpointError(
-            f"{model}: not in the local hub cache, and the hub cannot be reached (or HF_HUB_OFFLINE is set)"
+            f"{model!r}: not in the local hub cache, and the hub cannot be reached (or HF_HUB_OFFLINE is set)"
         ) from error
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{model}: cannot be fetched from the hub: {line}") from error
+    except Exception as error:  # the library's HTTP and transfer layers have no common base of their own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(f"{model!r}: cannot be fetched from the hub: {reason}") from error
 
 
 def read_json(path: Path) -> Any:
@@ -135,6 +143,9 @@ def _read(name: str, directory: Path) -> Checkpoint:
 def _read_config(file: Path, raw: dict[str, Any]) -> Qwen3Config:
     if raw.get("model_type") != "qwen3":
         raise CheckpointError(f"{file}: model_type is {raw.get('model_type')!r}; only 'qwen3' is served")
+    for key in ("architectures", "layer_types"):
+        if not isinstance(raw.get(key) or [], list):
+            raise CheckpointError(f"{file}: {key} is not a list")
     for architecture in raw.get("architectures") or []:
         if architecture not in _ARCHITECTURES:
             raise CheckpointError(
@@ -146,6 +157,9 @@ def _read_config(file: Path, raw: dict[str, Any]) -> Qwen3Config:
         raise CheckpointError(f"{file}: quantization_config is set; quantised checkpoints are not served")
     if "sliding_attention" in (raw.get("layer_types") or []) or raw.get("use_sliding_window"):
         raise CheckpointError(f"{file}: sliding-window attention is not supported")
+
+    if not isinstance(raw.get("attention_bias", False), bool):
+        raise CheckpointError(f"{file}: attention_bias is neither true nor false")
 
     rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     if not isinstance(rope, dict):
@@ -160,7 +174,7 @@ def _read_config(file: Path, raw: dict[str, Any]) -> Qwen3Config:
             value = default
         if value is None:
             raise CheckpointError(f"{file}: {key} is missing")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e15:
             raise CheckpointError(f"{file}: {key} is {value!r}; a positive number is expected")
         return value
 
@@ -183,12 +197,14 @@ def _read_config(file: Path, raw: dict[str, Any]) -> Qwen3Config:
         max_positions=count("max_position_embeddings"),
         rms_norm_eps=float(number("rms_norm_eps", 1e-6)),
         rope_theta=float(theta),
-        attention_bias=bool(raw.get("attention_bias", False)),
+        attention_bias=raw.get("attention_bias", False),
     )
     if config.num_heads % config.num_kv_heads:
         raise CheckpointError(
             f"{file}: {config.num_heads} attention heads do not divide into {config.num_kv_heads} key-value heads"
         )
+    if config.max_positions < 2:
+        raise CheckpointError(f"{file}: max_position_embeddings is 1; no text fits beside the end token")
     if config.head_dim % 2:
         raise CheckpointError(f"{file}: head_dim {config.head_dim} is odd; rotary embedding needs pairs")
     return config
@@ -205,10 +221,10 @@ def _find_weights(directory: Path) -> tuple[Path, ...]:
             raise CheckpointError(f"{index_file}: has no weight_map from tensor names to files")
         files = []
         for name in sorted(set(weight_map.values())):
-            if Path(name).name != name:
+            if Path(name).name != name or name in ("", ".."):
                 raise CheckpointError(f"{index_file}: shard {name!r} is not a plain file name")
-            if not (directory / name).is_file():
-                raise CheckpointError(f"{directory / name}: missing, though {index_file.name} names it")
+            if not _is_file(directory / name):
+                raise CheckpointError(f"{index_file}: shard {name[:200]!r} is missing")
             files.append(directory / name)
         if not files:
             raise CheckpointError(f"{index_file}: weight_map is empty")
@@ -231,33 +247,41 @@ def _check_pooling(directory: Path) -> None:
                 raise CheckpointError(f"{modules_file}: module {module.get('type')!r} is not supported")
             if kind == "Pooling":
                 pooling_path = str(module.get("path", pooling_path))
-        if kinds[:2] != ["Transformer", "Pooling"]:
-            raise CheckpointError(
-                f"{modules_file}: expected Transformer, then Pooling, found {', '.join(kinds) or 'nothing'}"
-            )
+        if kinds not in (["Transformer", "Pooling"], list(_MODULES)):
+            raise CheckpointError(f"{modules_file}: expected Transformer, then Pooling (and Normalize), found {kinds}")
     pooling_file = directory / pooling_path / "config.json"
-    if not pooling_file.is_file():
+    if not _is_file(pooling_file):
         if modules_file.is_file():
-            raise CheckpointError(f"{pooling_file}: missing, though modules.json names it")
+            raise CheckpointError(
+                f"{modules_file}: config.json of {pooling_path[:200]!r} is missing, though it is named"
+            )
         return  # a bare Qwen3 checkpoint: last-token pooling is what the network was made for
     pooling = read_json(pooling_file)
     if not isinstance(pooling, dict):
         raise CheckpointError(f"{pooling_file}: not a JSON object")
-    named = pooling.get("pooling_mode")
-    modes = [named] if isinstance(named, str) else named if isinstance(named, list) else []
-    modes += [
-        key.removeprefix("pooling_mode_") for key, on in pooling.items() if key.startswith("pooling_mode_") and on
-    ]
+    named = pooling.get(
+        "pooling_mode"
+    )  # as sentence-transformers has it: where this is set, the older keys are ignored
+    older = [key.removeprefix("pooling_mode_") for key, on in pooling.items() if key.startswith("pooling_mode_") and on]
+    modes = named if isinstance(named, list) else older if named is None else [named]
     if modes != ["lasttoken"]:
-        raise CheckpointError(
-            f"{pooling_file}: pooling is {' + '.join(map(str, modes)) or 'not set'}; only lasttoken is served"
-        )
+        raise CheckpointError(f"{pooling_file}: pooling is {modes or 'not set'}; only lasttoken is served")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long for this file system, or with a NUL in it
+        return False
 
 
 def _read_window(directory: Path, config: Qwen3Config) -> int:
     """sentence-transformers cuts at `max_seq_length` where the checkpoint sets one; so does this window."""
     file = directory / "sentence_bert_config.json"
-    limit = read_json(file).get("max_seq_length") if file.is_file() else None
+    raw = read_json(file) if file.is_file() else {}
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{file}: not a JSON object")
+    limit = raw.get("max_seq_length")
     if limit is None:
         return config.max_positions
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 2:

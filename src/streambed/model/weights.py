@@ -64,7 +64,7 @@ def load_network(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.devic
     """
     config = checkpoint.config
     with ExitStack() as stack:
-        reader = _Reader(checkpoint, expected_shapes(config), stack)
+        reader = _Reader(checkpoint, expected_shapes(config), dtype, stack)
 
         def norm(name: str) -> Tensor:
             return reader.take(name).to(device, torch.float32, copy=True)
@@ -116,7 +116,10 @@ def load_network(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.devic
 class _Reader:
     """Hands out each tensor once, checked; hashes it in a thread of its own meanwhile (hashlib drops the GIL)."""
 
-    def __init__(self, checkpoint: Checkpoint, shapes: dict[str, tuple[int, ...]], stack: ExitStack) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, stack: ExitStack
+    ) -> None:
+        self._dtype = dtype
         self._shapes = shapes
         self._config = checkpoint.config
         self._where: dict[str, tuple[Any, str, Path]] = {}
@@ -161,8 +164,10 @@ class _Reader:
             raise CheckpointError(
                 f"{file}: tensor {stored!r} is {tensor.dtype}; float32, bfloat16 or float16 is expected"
             )
-        if not all(bool(extreme.isfinite()) for extreme in tensor.aminmax()):  # NaN and infinities survive min and max
-            raise CheckpointError(f"{file}: tensor {stored!r} has values that are not finite")
+        # NaN and infinities survive min and max; what is finite here must stay so in the type that is computed with.
+        largest = torch.finfo(self._dtype).max
+        if not all(abs(float(extreme)) <= largest for extreme in tensor.aminmax()):
+            raise CheckpointError(f"{file}: tensor {stored!r} has values that are not finite, or not in {self._dtype}")
         self._hashes[name] = self._pool.submit(_digest, tensor)
         return tensor
 

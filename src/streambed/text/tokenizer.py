@@ -24,25 +24,27 @@ class Tokenizer:
         try:
             definition = file.read_bytes()
             self.backend = tokenizers.Tokenizer.from_buffer(definition)
+            self.backend.no_truncation()
+            self.backend.no_padding()
+            self.backend.encode_special_tokens = special_tokens == "text"
+            ends = self.backend.encode("", add_special_tokens=True).ids
+            around = self.backend.encode("a", add_special_tokens=True).ids
         except OSError as error:
             raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
         except Exception as error:  # the library raises bare Exception for a broken file
-            raise CheckpointError(f"{file}: not a tokenizer: {error}") from error
+            raise CheckpointError(f"{file}: not a usable tokenizer: {' '.join(str(error).split())}") from error
         self.definition: dict[str, Any] = json.loads(definition)
+        self.definition["model"].pop("merges", None)  # the larger half, and only the library needs it
         self.digest = hashlib.sha256(definition).hexdigest()
         self.special_tokens: SpecialTokens = special_tokens
-        self.backend.no_truncation()
-        self.backend.no_padding()
-        self.backend.encode_special_tokens = special_tokens == "text"
-        ends = self.backend.encode("", add_special_tokens=True).ids
         if len(ends) != 1:
             raise CheckpointError(
                 f"{file}: its post-processor adds {len(ends)} tokens to a text; one end token is expected"
             )
         self.end_id: int = ends[0]
-        if self.backend.encode("a", add_special_tokens=True).ids[-1] != self.end_id:
+        if around[-1] != self.end_id:
             raise CheckpointError(f"{file}: its post-processor puts a token before the text; one after it is expected")
-        self.size = 1 + max(self.backend.get_vocab(with_added_tokens=True).values())
+        self.size = 1 + max(self.end_id, *self.backend.get_vocab(with_added_tokens=True).values())
         """One more than the largest token id."""
 
     def encode(self, text: str) -> list[int]:
