@@ -85,6 +85,7 @@ def run(settings: Settings) -> None:
 
     from streambed.engine.engine import Engine
     from streambed.server.app import create_app
+    from streambed.server.connection import Connection
 
     torch.set_num_threads(settings.threads or _usable_cores())
     logger.info("Loading %s ...", settings.model)
@@ -121,7 +122,7 @@ def run(settings: Settings) -> None:
     logger.info("Address: %s://%s:%d%s", scheme, shown, port, "" if keys else " (no key needed)")
     config = uvicorn.Config(
         create_app(engine, settings, keys),
-        http="h11",  # the one parser that bounds the size of a request's head
+        http=Connection,  # h11, the one parser that bounds the size of a request's head
         h11_max_incomplete_event_size=64 << 10,
         ws="none",
         access_log=False,
