@@ -5,7 +5,7 @@ BIN := .venv/bin
 TORCH := torch==2.13.0
 ARGS ?=
 
-.PHONY: setup serve test test-all lint format bench clean
+.PHONY: setup serve test test-all lint format docs bench clean
 
 setup: .venv/dev
 
@@ -51,6 +51,9 @@ lint: .venv/dev
 format: .venv/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: .venv/dev
+	UPDATE_DOCS=1 $(BIN)/pytest -q tests/test_docs.py -k settings_page
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks.oneshot $(ARGS)

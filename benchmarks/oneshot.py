@@ -1,0 +1,150 @@
+"""One-shot texts and appends, beside sentence-transformers on the same weights in the same process.
+
+    make bench                      # the 0.6B shape, bfloat16 where the processor has it
+    make bench ARGS="--dtype float32"
+
+Prints a Markdown table. Both run with the same threads; each figure is the best of several runs, taken in turns, since
+machines are noisy. sentence-transformers has no appends: its figure there is the whole text again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import platform
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.checkpoint import make_0_6b
+from streambed import Engine
+
+ROUNDS = 4
+
+
+def best(call: Callable[[], object], rounds: int = ROUNDS) -> float:
+    """Seconds of the fastest of several calls."""
+    seconds = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+def resident() -> float:
+    """GiB of memory that this process holds and no file backs."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) / (1 << 20)
+    raise RuntimeError("/proc/self/status has no RssAnon")
+
+
+class Peer:
+    """sentence-transformers with the same weights, number format and threads."""
+
+    def __init__(self, directory: Path, dtype: str) -> None:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        warnings.simplefilter("ignore")
+        from sentence_transformers import SentenceTransformer
+
+        self._model: Any = SentenceTransformer(
+            str(directory), device="cpu", model_kwargs={"dtype": getattr(torch, dtype)}
+        )
+
+    def embed(self, texts: list[str]) -> None:
+        with torch.inference_mode():
+            self._model.encode(texts, normalize_embeddings=True, show_progress_bar=False, batch_size=32)
+
+
+def text_of(engine: Engine, tokens: int, salt: int) -> str:
+    """A text of exactly `tokens` tokens, with its end token; another salt, another text from the first token on."""
+    words = ["river", "stone", "light", "paper", "music", "green", "seven", "cloud", "train", "apple"]
+    text = "".join(f" {words[(salt * 7 + n * (salt + 3)) % 10]}" for n in range(tokens - 1))
+    assert len(engine.tokenizer.encode(text)) + 1 == tokens, "these words are one token each"
+    return text
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, help="checkpoint; by default a random one of 0.6B shape, made once")
+    parser.add_argument("--cache", type=Path, default=Path("build/benchmarks"), help="where that one is kept")
+    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"])
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    directory = options.model or make_0_6b(options.cache / "qwen3-0.6b-random")
+
+    before, started = resident(), time.perf_counter()
+    engine = Engine.load(str(directory), dtype=options.dtype)
+    ready = time.perf_counter() - started
+    gc.collect()
+    weights = sum(file.stat().st_size for file in engine.checkpoint.weight_files) / (1 << 30)
+    info = engine.info
+    print(
+        f"{platform.processor() or platform.machine()}, {_processor()}, {options.threads} threads, torch {torch.__version__}"
+    )
+    print(f"{info.dtype}, steps of {info.max_batch_tokens} rows, ready in {ready:.1f} s,", end=" ")
+    print(f"{resident() - before:.2f} GiB for {weights:.2f} GiB of weights on disk\n")
+    peer = Peer(directory, info.dtype)
+
+    print("| case | Streambed ms | sentence-transformers ms | ratio |\n|---|---:|---:|---:|")
+    salt = 0
+
+    def row(case: str, ours: Callable[[], float], theirs: Callable[[], object]) -> None:
+        theirs()
+        own, other = [], []
+        for _ in range(ROUNDS):  # in turns, so that a slow minute of the machine hits both
+            own.append(ours())
+            other.append(best(theirs, 1))
+        print(f"| {case} | {min(own) * 1000:.0f} | {min(other) * 1000:.0f} | {min(other) / min(own):.1f} |", flush=True)
+
+    def one_shot(count: int, tokens: int) -> None:
+        def ours() -> float:
+            nonlocal salt
+            salt += 100
+            texts = [text_of(engine, tokens, salt + n) for n in range(count)]
+            engine.evict()  # no text is known from before
+            return best(lambda: engine.embed(texts), 1)
+
+        texts = [text_of(engine, tokens, n) for n in range(count)]
+        case = f"{tokens} tokens" if count == 1 else f"{count} x {tokens} tokens"
+        row(case, ours, lambda: peer.embed(texts))
+
+    def append(context: int) -> None:
+        with engine.open_session(text_of(engine, context, 5)) as session:
+            session.embedding()
+
+            def ours() -> float:
+                def keystroke() -> None:
+                    session.append(" and eight more words come here now")
+                    session.embedding()
+
+                return best(keystroke, 1)
+
+            text = text_of(engine, context + 8, 5)
+            row(f"append 8 tokens after {context:,}", ours, lambda: peer.embed([text]))
+
+    for tokens in (8, 32, 128, 512, 2048):
+        one_shot(1, tokens)
+    one_shot(20, 10)
+    for context in (500, 2000, 5500):
+        append(context)
+    engine.close()
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return "unknown processor"
+
+
+if __name__ == "__main__":
+    main()
