@@ -33,10 +33,14 @@ from streambed.vectors.shape import check_dimensions, shorten
 
 logger = logging.getLogger(__name__)
 
+CHARACTERS_PER_TOKEN = 32
+"""More than any text has on average; beyond the window times this, a text is not even tokenised."""
 MAX_QUEUED_TOKENS = 1 << 20
 """Beyond this much waiting work, more is refused; an idle engine takes any request."""
 EAGER_SECONDS = 0.02
 """How long a few appended tokens wait for an explicit probe before they are computed on their own."""
+PATIENCE = 4
+"""How much larger a step may be while no session is open: nobody types, and larger steps compute a quarter faster."""
 MAX_FAILURES = 3
 """Steps that may fail one after another before the engine gives up."""
 
@@ -120,9 +124,8 @@ class Engine:
         self._kv = KVMemory(
             checkpoint.config, checkpoint.window, chosen_dtype, chosen_device, kv_memory, self._prefixes.remove
         )
-        network, weights = load_network(checkpoint, chosen_dtype, chosen_device, checkpoint.window)
-        self._runner = Runner(network, self.tokenizer.end_id)
-
+        self._runner: Runner
+        self._scheduler: Scheduler
         self._lock = threading.Condition()
         self._inbox: list[Callable[[], None]] = []
         self._outstanding: set[Task] = set()
@@ -134,13 +137,21 @@ class Engine:
         self._rows = 0
         self._progress = self._checked = time.monotonic()
         self._failures = 0
-        started: Future[int] = Future()
-        self._thread = threading.Thread(
-            target=self._serve, args=(started, max_batch_tokens), name="streambed-engine", daemon=True
-        )
+        loaded: Future[tuple[str, int]] = Future()
+
+        def load() -> tuple[str, int]:
+            network, weights = load_network(checkpoint, chosen_dtype, chosen_device, checkpoint.window)
+            self._runner = Runner(network, self.tokenizer.end_id)
+            rows = self._runner.calibrate() if max_batch_tokens is None else max_batch_tokens
+            patient_rows = rows * PATIENCE if max_batch_tokens is None else rows
+            self._scheduler = Scheduler(self._kv, self._prefixes, rows, self._runner.row_cost, patient_rows)
+            return weights, rows
+
+        # The thread loads what it will run. OpenMP keeps a team of workers for each thread that ever computed, and where
+        # all teams together outnumber the cores it puts them to sleep between loops: loading here cost 40 % of speed.
+        self._thread = threading.Thread(target=self._serve, args=(load, loaded), name="streambed-engine", daemon=True)
         self._thread.start()
-        rows = started.result()
-        self._scheduler: Scheduler
+        weights, rows = loaded.result()
         kind = str(chosen_dtype).removeprefix("torch.")
         self.info = EngineInfo(
             model=checkpoint.name,
@@ -212,9 +223,7 @@ class Engine:
             raise InvalidRequest("texts is one string; give a list of strings")
         check_dimensions(dimensions, self.info.dimensions)
         prompt = self.prompt(instruction, prompt_name, input_type)
-        ids = self.tokenizer.encode_batch([prompt + text for text in texts])
-        ids = [self.fit(one, truncate, index if len(ids) > 1 else None) for index, one in enumerate(ids)]
-        futures = self.submit_batch(ids)
+        futures = self.submit_batch(self.tokenize(texts, prompt, truncate))
         if not futures:
             return np.empty((0, dimensions or self.info.dimensions), dtype=np.float32)
         try:
@@ -244,6 +253,34 @@ class Engine:
     ) -> str:
         """The text to put before texts; see `choose_prompt`."""
         return choose_prompt(self.checkpoint.prompts, instruction, prompt_name, input_type)
+
+    def tokenize(self, texts: Sequence_[str], prompt: str = "", truncate: bool = False) -> list[list[int]]:
+        """Ids of each text under a prompt, without the end token, all of them fitting in the window.
+
+        Raises:
+            InvalidRequest: a text has a lone surrogate.
+            TooLarge: a text is too long, and not to be cut. What is hopelessly long is refused before it costs anything.
+        """
+        limit = self.max_characters
+        for index, text in enumerate(texts):
+            size = len(prompt) + len(text)
+            if size > limit and not (truncate and len(prompt) <= limit):
+                raise TooLarge(
+                    f"text {index} has {size:,} characters with its prompt; more than {limit:,} never fit in a window of "
+                    f"{self.info.max_tokens:,} tokens",
+                    f"input[{index}]",
+                )
+        if len(prompt) >= self.info.max_tokens:
+            self.fit(self.tokenizer.encode(prompt))  # once, rather than once for each text
+        if len(texts) == 1:  # without waking the library's own thread pool
+            return [self.fit(self.tokenizer.encode((prompt + texts[0])[:limit]), truncate)]
+        ids = self.tokenizer.encode_batch([(prompt + text)[:limit] for text in texts])
+        return [self.fit(one, truncate, index) for index, one in enumerate(ids)]
+
+    @property
+    def max_characters(self) -> int:
+        """Texts with more characters are not even tokenised."""
+        return self.info.max_tokens * CHARACTERS_PER_TOKEN
 
     def fit(self, ids: list[int], truncate: bool = False, index: int | None = None) -> list[int]:
         """The ids if they fit in the window with the end token, or cut to fit. Raises TooLarge."""
@@ -412,16 +449,14 @@ class Engine:
         if self._closing:
             raise NotReady("the engine is closing")
 
-    def _serve(self, started: Future[int], max_rows: int | None) -> None:
+    def _serve(self, load: Callable[[], tuple[str, int]], loaded: Future[tuple[str, int]]) -> None:
         try:
             try:
-                rows = self._runner.calibrate() if max_rows is None else max_rows
-                self._scheduler = Scheduler(self._kv, self._prefixes, rows, self._runner.row_cost)
+                loaded.set_result(load())
             except BaseException as error:  # noqa: BLE001 - whoever loads the engine hears of it
                 self._broken = "the engine could not start"
-                started.set_exception(error)
+                loaded.set_exception(error)
                 return
-            started.set_result(rows)
             while self._receive():
                 self.step()
             self._end(NotReady("the engine was closed"))
@@ -449,7 +484,7 @@ class Engine:
 
     def step(self) -> None:
         """One step: schedule -> run -> finish. On the engine's thread alone."""
-        step = self._scheduler.schedule(time.monotonic())
+        step = self._scheduler.schedule(time.monotonic(), patient=not self._sessions)
         if not step:
             self._check_when_idle()
             return
@@ -463,10 +498,10 @@ class Engine:
             self._scheduler.abandon(step, Internal("computing this text failed; try again"))
             return
         self._failures = 0
-        self._scheduler.finish(step, vectors, time.monotonic())
-        self._progress = time.monotonic()
         self._steps += 1
         self._rows += step.rows
+        self._scheduler.finish(step, vectors, time.monotonic())
+        self._progress = time.monotonic()
 
     def _check_when_idle(self) -> None:
         if self._scheduler.next_ready() is None and time.monotonic() > self._checked + 1.0:

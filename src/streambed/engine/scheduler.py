@@ -33,10 +33,19 @@ COPY_TOKENS_PER_ROW = 32
 class Scheduler:
     """Tasks waiting and running, and what they may use. Touched by the engine thread alone."""
 
-    def __init__(self, kv: KVMemory, prefixes: Prefixes, max_rows: int, row_cost: Callable[[int], float]) -> None:
-        """max_rows: a step's budget, in rows without context. row_cost: what a row costs after that many tokens."""
+    def __init__(
+        self,
+        kv: KVMemory,
+        prefixes: Prefixes,
+        max_rows: int,
+        row_cost: Callable[[int], float],
+        patient_rows: int | None = None,
+    ) -> None:
+        """max_rows: a step's budget, in rows without context; patient_rows: the same where no keystroke can be waiting.
+        row_cost: what a row costs after that many tokens."""
         self.kv, self.prefixes = kv, prefixes
         self.max_rows = max_rows
+        self._patient_rows = patient_rows or max_rows
         self.cached_tokens = 0
         self._row_cost = row_cost
         self._lanes: dict[Lane, list[Task]] = {lane: [] for lane in Lane}
@@ -83,8 +92,11 @@ class Scheduler:
         """When the next step is worth running; None where nothing waits."""
         return min((head.ready for lane in self._lanes.values() for head in lane), default=None)
 
-    def schedule(self, now: float) -> Step:
-        """Picks the next step; empty where nothing is ready. Tasks that came too late or whose waiter left end here."""
+    def schedule(self, now: float, patient: bool = False) -> Step:
+        """Picks the next step; empty where nothing is ready. Tasks that came too late or whose waiter left end here.
+
+        patient: nobody types, so the step may be larger; that computes faster in the end.
+        """
         step = Step()
         for task in self.tasks():
             if task.future.cancelled():
@@ -95,30 +107,31 @@ class Scheduler:
         ready = self.next_ready()
         if ready is None or ready > now:
             return step
-        for lane, budget in self._budgets().items():
+        for lane, budget in self._budgets(self._patient_rows if patient else self.max_rows).items():
             self._fill(step, lane, budget, now)
         return step
 
-    def _budgets(self) -> dict[Lane, float]:
-        """What each lane that has work may spend in this step: its weighted share, then what the others leave over."""
-        demand = {lane: self._demand(heads) for lane, heads in self._lanes.items() if heads}
+    def _budgets(self, total: int) -> dict[Lane, float]:
+        """What each lane that has work may spend of `total`: its weighted share, then what the others leave over."""
+        demand = {lane: self._demand(heads, total) for lane, heads in self._lanes.items() if heads}
         weight = sum(WEIGHTS[lane] for lane in demand)
-        budgets = {lane: min(demand[lane], self.max_rows * WEIGHTS[lane] / weight) for lane in demand}
+        budgets = {lane: min(demand[lane], total * WEIGHTS[lane] / weight) for lane in demand}
         for lane in demand:
-            rest = self.max_rows - sum(budgets.values())
+            rest = total - sum(budgets.values())
             if lane is Lane.BULK and len(demand) > 1:
                 # With urgent work in the step, bulk fills it to a half only: the urgent vectors are ready sooner.
-                rest -= self.max_rows / 2
+                rest -= total / 2
             budgets[lane] += max(0.0, min(demand[lane] - budgets[lane], rest))
         return {lane: max(budget, 1.0) for lane, budget in budgets.items()}
 
-    def _demand(self, heads: list[Task]) -> float:
+    def _demand(self, heads: list[Task], most: int) -> float:
         demand = 0.0
         for task in heads:
             rows = task.size if task.started is None else len(task.ids) - len(task.sequence.ids)
-            demand += (rows + len(task.probes) - task.done) * self._row_cost(len(task.sequence.ids))
-            if demand >= self.max_rows:
-                return float(self.max_rows)
+            # A little more than _take will charge: what is left over by rounding would be another step.
+            demand += (rows + len(task.probes) - task.done) * self._row_cost(len(task.ids))
+            if demand >= most:
+                return float(most)
         return demand
 
     def _fill(self, step: Step, lane: Lane, budget: float, now: float) -> None:
