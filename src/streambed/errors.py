@@ -24,6 +24,9 @@ class StreambedError(Exception):
 class CheckpointError(StreambedError):
     """A checkpoint is missing, damaged or not one that Streambed can serve. One line: file and cause."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))  # paths, names in files and libraries' words may have several
+
 
 class SettingsError(StreambedError):
     """A setting is out of range or contradicts another. One line: setting and cause."""

@@ -96,4 +96,7 @@ def parse_size(text: str) -> int:
     unit = number.lstrip("0123456789.")
     if unit.strip() not in _UNITS:
         raise ValueError(f"{text!r} is no size; write 512MiB or 4GiB")
-    return int(float(number.removesuffix(unit)) * _UNITS[unit.strip()])
+    size = float(number.removesuffix(unit)) * _UNITS[unit.strip()]
+    if not size < 1 << 63:
+        raise ValueError("the size is larger than any memory")
+    return int(size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
 from collections.abc import Iterable, Iterator
@@ -74,12 +75,13 @@ def embed(
 
     from streambed.engine.engine import Engine
 
+    console = Console(stderr=True)
     items = itertools.chain((_Item(text, None, f"text {n}") for n, text in enumerate(texts)), _read(inputs, field))
     collected = []
     with (
         Engine.load(model, revision=revision, dtype=dtype, device=device) as engine,
         _open(output) as out,
-        Progress(console=Console(stderr=True), transient=True) as progress,
+        Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
     ):
         bar = progress.add_task("Embedding", total=None)
         index = 0
@@ -106,16 +108,24 @@ def embed(
         if output.endswith(".npy"):
             shape = (0, dimensions or engine.info.dimensions)
             np.save(out, np.concatenate(collected) if collected else np.empty(shape, dtype=np.float32))
-        out.flush()
 
 
-def _open(output: str) -> IO[bytes]:
+@contextlib.contextmanager
+def _open(output: str) -> Iterator[IO[bytes]]:
+    """The output to write. A file appears under its name when it is complete, so a run that fails spoils no older one."""
     if output == "-":
-        return sys.stdout.buffer
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    part = Path(f"{output}.part")
     try:
-        return open(output, "wb")
+        with part.open("wb") as file:
+            yield file
+        part.replace(output)
     except OSError as error:
         raise click.ClickException(f"{output}: cannot be written: {error.strerror}") from None
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _read(inputs: Iterable[str], field: str) -> Iterator[_Item]:

@@ -34,10 +34,16 @@ def create_app(engine: Engine, settings: Settings, keys: tuple[str, ...] = ()) -
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        guard.draining = True
         embeddings.close()
 
-    app = FastAPI(title="Streambed", version=streambed.__version__, summary=_SUMMARY, lifespan=lifespan, redoc_url=None)
+    app = FastAPI(
+        title="Streambed",
+        version=streambed.__version__,
+        summary=_SUMMARY,
+        lifespan=lifespan,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     for path, handler, model in (
         ("/v1/embeddings", embeddings.create, EmbeddingsRequest),
         ("/tokenize", embeddings.tokenize, TokenizeRequest),
@@ -64,7 +70,7 @@ def create_app(engine: Engine, settings: Settings, keys: tuple[str, ...] = ()) -
         guard,
         allow_origins=settings.allow_origin,
         allow_methods=["GET", "POST"],
-        allow_headers=["Authorization", "Content-Type"],
+        allow_headers=["*"],  # SDKs send their own; the guard asks for a key whatever the headers
         expose_headers=["Server-Timing", "Retry-After"],
     )
 
@@ -78,7 +84,9 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
         return error_response(NotFound("there is nothing at this path"))
-    return error_response(InvalidRequest(str(error.detail)), error.status_code)
+    response = error_response(InvalidRequest(str(error.detail)), error.status_code)
+    response.headers.update(error.headers or {})
+    return response
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:

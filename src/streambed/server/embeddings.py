@@ -15,15 +15,16 @@ from starlette.responses import Response
 
 from streambed.engine.engine import Engine
 from streambed.engine.sequence import Embedding, Lane
-from streambed.errors import DeadlineExceeded, InvalidRequest, NotFound
+from streambed.errors import DeadlineExceeded, NotFound, TooLarge
 from streambed.settings import Settings
-from streambed.text.tokenizer import check_text
 from streambed.vectors.shape import check_dimensions, encode, shorten
 from streambed.wire import EmbeddingsRequest, TokenizeRequest, parse, parse_input
 
 Result = TypeVar("Result")
 
 _LANES = {"query": Lane.QUERY, "bulk": Lane.BULK, None: None}
+LARGE_BODY = 128 << 10
+"""Bodies beyond this take turns in the thread pool."""
 _GRACE_SECONDS = 5.0
 """The engine keeps deadlines at the start of each step; a step that hangs is given this long."""
 
@@ -36,6 +37,7 @@ class Embeddings:
         self._settings = settings
         self._names = names
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="streambed-text")
+        self._large = asyncio.Lock()
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
@@ -44,11 +46,11 @@ class Embeddings:
         """Embeds the inputs. A client that leaves cancels what has not run."""
         started = time.monotonic()
         body = await request.body()
-        asked = await self._work(lambda: parse(EmbeddingsRequest, body))
+        asked = await self._work(lambda: parse(EmbeddingsRequest, body), len(body))
         self._check_model(asked.model)
         check_dimensions(asked.dimensions, self._engine.info.dimensions)
         deadline = started + (asked.timeout_ms / 1000 if asked.timeout_ms else self._settings.timeout)
-        texts = await self._work(lambda: self._tokenize(asked))
+        texts = await self._work(lambda: self._tokenize(asked), len(body))
         tokenized = time.monotonic()
         if tokenized >= deadline:
             raise DeadlineExceeded("the deadline passed while the text was tokenised")
@@ -70,16 +72,21 @@ class Embeddings:
     async def tokenize(self, request: Request) -> Response:
         """Token ids of each input as `/v1/embeddings` sees it: prompt, text, and the end token."""
         body = await request.body()
-        asked = await self._work(lambda: parse(TokenizeRequest, body))
+        asked = await self._work(lambda: parse(TokenizeRequest, body), len(body))
         if asked.model is not None:
             self._check_model(asked.model)
 
         def work() -> bytes:
             prompt = self._engine.prompt(asked.instruction, asked.prompt_name, asked.input_type)
-            texts = parse_input(asked.input, False, 0)
+            texts = [text for text in parse_input(asked.input, False, 0) if isinstance(text, str)]
+            size, limit = sum(len(prompt) + len(text) for text in texts), self._engine.max_characters
+            if size > limit:
+                raise TooLarge(
+                    f"the texts have {size:,} characters with their prompts; the limit is {limit:,}", "input"
+                )
             tokenizer = self._engine.tokenizer
             data = []
-            for index, ids in enumerate(self._encode(prompt, texts)):
+            for index, ids in enumerate(tokenizer.encode_batch([prompt + text for text in texts])):
                 tokens = [*ids, tokenizer.end_id]
                 data.append(
                     {"index": index, "count": len(tokens), "tokens": tokens, "pieces": tokenizer.decode(tokens)}
@@ -88,7 +95,7 @@ class Embeddings:
                 {"object": "list", "prompt": prompt, "max_tokens": self._engine.info.max_tokens, "data": data}
             )
 
-        return Response(await self._work(work), media_type="application/json")
+        return Response(await self._work(work, len(body)), media_type="application/json")
 
     def _check_model(self, model: str) -> None:
         if model not in self._names:
@@ -97,28 +104,14 @@ class Embeddings:
     def _tokenize(self, asked: EmbeddingsRequest) -> list[list[int]]:
         engine = self._engine
         prompt = engine.prompt(asked.instruction, asked.prompt_name, asked.input_type)
-        texts = parse_input(asked.input, self._settings.accept_token_ids, engine.tokenizer.size)
-        encoded = self._encode(prompt, texts)
+        inputs = parse_input(asked.input, self._settings.accept_token_ids, engine.tokenizer.size)
         truncate = asked.long_input == "truncate"
-        return [
-            engine.fit(ids, truncate, index if isinstance(asked.input, list) else None)
-            for index, ids in enumerate(encoded)
-        ]
-
-    def _encode(self, prompt: str, texts: list[str] | list[list[int]]) -> list[list[int]]:
-        tokenizer = self._engine.tokenizer
-        strings = [text for text in texts if isinstance(text, str)]
-        if len(strings) < len(texts):
-            ids = tokenizer.encode(prompt)
-            return [ids + text for text in texts if isinstance(text, list)]
-        for index, text in enumerate(strings):
-            try:
-                check_text(text)
-            except InvalidRequest as error:
-                raise InvalidRequest(f"input[{index}]: {error.message}", f"input[{index}]") from None
-        if len(strings) == 1:  # without waking the library's own thread pool
-            return [tokenizer.encode(prompt + strings[0])]
-        return tokenizer.encode_batch([prompt + text for text in strings])
+        texts = [text for text in inputs if isinstance(text, str)]
+        if texts:
+            return engine.tokenize(texts, prompt, truncate)
+        start = engine.tokenize([prompt])[0]
+        ids = [start + ids for ids in inputs if not isinstance(ids, str)]
+        return [engine.fit(one, truncate, index) for index, one in enumerate(ids)]
 
     def _reply(self, asked: EmbeddingsRequest, texts: list[list[int]], embeddings: list[Embedding]) -> bytes:
         vectors = shorten(np.concatenate([embedding.vectors for embedding in embeddings]), asked.dimensions)
@@ -141,27 +134,35 @@ class Embeddings:
             option=orjson.OPT_SERIALIZE_NUMPY,
         )
 
-    async def _work(self, work: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+    async def _work(self, work: Callable[[], Result], size: int = 0) -> Result:
+        loop = asyncio.get_running_loop()
+        if size <= LARGE_BODY:
+            return await loop.run_in_executor(self._pool, work)
+        async with self._large:  # one at a time, so that short texts always find a thread
+            return await loop.run_in_executor(self._pool, work)
 
 
 async def _wait(request: Request, futures: list[Future[Embedding]], until: float) -> list[Embedding] | None:
     """All results, or the first error; None where the client left. Whatever is not done then is cancelled."""
-    results = asyncio.gather(*map(asyncio.wrap_future, futures))
+    results = [asyncio.wrap_future(future) for future in futures]
+    done = asyncio.ensure_future(asyncio.wait(results))
     gone = asyncio.ensure_future(_disconnected(request))
     try:
-        both: set[asyncio.Future[Any]] = {results, gone}
+        both: set[asyncio.Future[Any]] = {done, gone}
         await asyncio.wait(both, timeout=until - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
-        if results.done():
-            return results.result()
+        if done.done():
+            errors = [error for result in results if (error := result.exception())]
+            if errors:
+                raise errors[0]
+            return [result.result() for result in results]
         if gone.done():
             return None
         raise DeadlineExceeded("the deadline passed while the text was computed")
     finally:
+        done.cancel()
         gone.cancel()
-        results.cancel()
-        for future in futures:
-            future.cancel()
+        for result in results:
+            result.cancel()
 
 
 async def _disconnected(request: Request) -> None:

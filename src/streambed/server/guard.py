@@ -39,7 +39,6 @@ class Guard:
         self._settings = settings
         self._keys = tuple(key.encode() for key in keys)
         self._running = 0
-        self.draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -57,8 +56,6 @@ class Guard:
             if scope["method"] != "POST":
                 await self._app(scope, receive, send)
                 return
-            if self.draining:
-                raise NotReady("the server is shutting down")
             if self._running >= self._settings.max_requests:
                 raise Overloaded(f"{self._running} requests are in progress; try again later")
             self._check_media(headers)
@@ -72,6 +69,9 @@ class Guard:
             await error_response(error)(scope, receive, send)
         except _ClientGone:
             return
+        except asyncio.CancelledError:
+            # uvicorn gives up what is still running when the time to drain is over. Who waits shall hear why.
+            await error_response(NotReady("the server is shutting down"))(scope, receive, send)
 
     def _check_host(self, headers: dict[bytes, bytes]) -> None:
         """Without a key, only names of this machine will do: a web page could point its own name here (DNS rebinding)."""

@@ -41,11 +41,11 @@ def choose_prompt(
     if prompt_name is not None:
         if prompt_name not in prompts:
             known = ", ".join(sorted(prompts)) or "none"
-            raise InvalidRequest(f"unknown prompt_name {prompt_name!r}; this checkpoint has: {known}", "prompt_name")
+            raise InvalidRequest(f"unknown prompt_name; this checkpoint has: {known}", "prompt_name")
         return prompts[prompt_name]
     if input_type is None:
         return ""
     if input_type not in ("query", "document"):
-        raise InvalidRequest(f"input_type is {input_type!r}; 'query' or 'document' is expected", "input_type")
+        raise InvalidRequest("input_type is unknown; 'query' or 'document' is expected", "input_type")
     default = instruction_prompt(_DEFAULT_QUERY_TASK) if input_type == "query" else ""
     return prompts.get(input_type, default)

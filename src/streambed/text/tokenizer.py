@@ -31,9 +31,14 @@ class Tokenizer:
             around = self.backend.encode("a", add_special_tokens=True).ids
         except OSError as error:
             raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
-        except Exception as error:  # the library raises bare Exception for a broken file
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # bare Exception for a broken file, and Rust panics, which are no Exception
             raise CheckpointError(f"{file}: not a usable tokenizer: {' '.join(str(error).split())}") from error
         self.definition: dict[str, Any] = json.loads(definition)
+        if self.definition["model"].get("type", "BPE") != "BPE":
+            # Others raise on characters that they do not know; BPE over bytes knows them all.
+            raise CheckpointError(f"{file}: a {self.definition['model']['type']} model; only BPE is served")
         self.definition["model"].pop("merges", None)  # the larger half, and only the library needs it
         self.digest = hashlib.sha256(definition).hexdigest()
         self.special_tokens: SpecialTokens = special_tokens
@@ -54,8 +59,11 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of many texts, on all cores."""
-        for text in texts:
-            check_text(text)
+        for index, text in enumerate(texts):
+            try:
+                check_text(text)
+            except InvalidRequest as error:
+                raise InvalidRequest(f"text {index}: {error.message}", f"input[{index}]") from None
         return [encoding.ids for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> list[str]:

@@ -1,0 +1,312 @@
+"""`streambed embed`: texts in, vectors out."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from streambed import Engine
+from streambed.cli import embed as embed_module
+from streambed.cli.main import cli
+from streambed.errors import CheckpointError, InvalidRequest
+
+TEXTS = ["A brook runs to the sea.", "小川は海へ流れる。", "🌊 waves"]
+Embed = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def vectors(tiny_checkpoint: Path) -> Iterator[Callable[..., np.ndarray]]:
+    """What the engine gives, to compare with."""
+    with Engine.load(str(tiny_checkpoint), dtype="float32", max_batch_tokens=48) as engine:
+        yield engine.embed
+
+
+@pytest.fixture
+def embed(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Embed:
+    for name in os.environ:
+        if name.startswith("STREAMBED_"):
+            monkeypatch.delenv(name)
+
+    def run(*arguments: str | Path, input: bytes | None = None) -> Result:
+        options = ["embed", "--model", str(tiny_checkpoint), "--dtype", "float32"]
+        return CliRunner().invoke(cli, [*options, *map(str, arguments)], input=input)
+
+    return run
+
+
+def rows(result: Result) -> list[dict[str, Any]]:
+    assert result.exit_code == 0, (result.output, result.exception)
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def agree(lines: list[dict[str, Any]], expected: np.ndarray) -> bool:
+    got = np.array([line["embedding"] for line in lines])
+    assert got.shape == expected.shape
+    assert [line["index"] for line in lines] == list(range(len(lines)))
+    return bool((got * expected).sum(-1).min() >= 0.99999)
+
+
+# Where texts come from
+
+
+def test_arguments(embed: Embed, vectors: Any) -> None:
+    lines = rows(embed(*TEXTS))
+    assert agree(lines, vectors(TEXTS))
+    assert [list(line) for line in lines] == [["index", "embedding"]] * 3
+
+
+def test_standard_input(embed: Embed, vectors: Any) -> None:
+    """Lines, whatever ends them; empty ones are no texts."""
+    lines = rows(embed(input="\n".join(TEXTS).replace("\n", "\r\n", 1).encode() + b"\n\n"))
+    assert agree(lines, vectors(TEXTS))
+
+
+def test_standard_input_by_its_name(embed: Embed, vectors: Any) -> None:
+    lines = rows(embed("first", "--input", "-", input=b"second"))
+    assert agree(lines, vectors(["first", "second"]))
+
+
+def test_text_files(embed: Embed, vectors: Any, tmp_path: Path) -> None:
+    one, two = tmp_path / "one.txt", tmp_path / "two.txt"
+    one.write_text("\n".join(TEXTS), encoding="utf-8")
+    two.write_text("  spaces stay \n", encoding="utf-8")
+    lines = rows(embed("argument", "--input", one, "-i", two))
+    assert agree(lines, vectors(["argument", *TEXTS, "  spaces stay "]))
+
+
+def test_jsonl_with_ids(embed: Embed, vectors: Any, tmp_path: Path) -> None:
+    file = tmp_path / "texts.jsonl"
+    items = [
+        {"id": 7, "text": TEXTS[0]},
+        {"id": "b", "text": TEXTS[1], "more": [1]},
+        {"text": TEXTS[2]},
+        {"id": None, "text": "x\ny"},
+    ]
+    file.write_text("\n".join(map(json.dumps, items)), encoding="utf-8")
+    lines = rows(embed("--input", file))
+    assert agree(lines, vectors([*TEXTS, "x\ny"]))
+    assert [line.get("id") for line in lines] == [7, "b", None, None]
+    assert "id" not in lines[2]
+
+
+def test_jsonl_field(embed: Embed, vectors: Any, tmp_path: Path) -> None:
+    file = tmp_path / "texts.jsonl"
+    file.write_text('{"text": 5, "body": "the body"}\n', encoding="utf-8")
+    assert agree(rows(embed("--input", file, "--field", "body")), vectors(["the body"]))
+
+
+def test_more_texts_than_are_taken_at_a_time(embed: Embed, vectors: Any) -> None:
+    texts = [f"text number {n}" for n in range(600)]
+    assert agree(rows(embed(input="\n".join(texts).encode())), vectors(texts))
+
+
+def test_no_texts(embed: Embed, tmp_path: Path) -> None:
+    assert rows(embed(input=b"")) == []
+    assert rows(embed(input=b"\n\n")) == []
+    assert embed("--output", tmp_path / "none.npy", "--dimensions", "32", input=b"").exit_code == 0
+    assert np.load(tmp_path / "none.npy").shape == (0, 32)
+
+
+# Where vectors go
+
+
+def test_npy(embed: Embed, vectors: Any, tmp_path: Path) -> None:
+    file = tmp_path / "vectors.npy"
+    result = embed(*TEXTS, "--output", file)
+    assert result.exit_code == 0
+    assert result.stdout == ""
+    got = np.load(file)
+    assert got.dtype == np.float32
+    assert (got * vectors(TEXTS)).sum(-1).min() >= 0.99999
+
+
+def test_jsonl_file(embed: Embed, vectors: Any, tmp_path: Path) -> None:
+    file = tmp_path / "vectors.jsonl"
+    result = embed(*TEXTS, "-o", file)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert agree([json.loads(line) for line in file.read_text().splitlines()], vectors(TEXTS))
+
+
+# What the vectors are
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        (["--instruction", "find"], {"instruction": "find"}),
+        (["--input-type", "query"], {"input_type": "query"}),
+        (["--dimensions", "32"], {"dimensions": 32}),
+        (["--dimensions", "64", "--input-type", "document"], {"dimensions": 64}),
+    ],
+)
+def test_options(embed: Embed, vectors: Any, options: list[str], asked: dict[str, Any]) -> None:
+    assert agree(rows(embed(*TEXTS, *options)), vectors(TEXTS, **asked))
+
+
+def test_truncate(embed: Embed, vectors: Any) -> None:
+    long = "word " * 600
+    assert agree(rows(embed(long, "short", "--truncate")), vectors([long, "short"], truncate=True))
+
+
+# Errors
+
+
+def one_line(result: Result) -> str:
+    """The message of a failed run: one line on standard error, exit code 1, whoever prints it."""
+    if isinstance(result.exception, InvalidRequest | CheckpointError):  # main() prints these; see test_main.py
+        message = str(result.exception)
+    else:
+        assert result.exit_code == 1, result.output
+        message = result.stderr.strip().removeprefix("Error: ")
+    assert "\n" not in message
+    assert result.stdout == ""
+    return message
+
+
+def test_text_beyond_the_window(embed: Embed) -> None:
+    message = one_line(embed("short", "word " * 600))
+    assert "text 1 has 602 tokens" in message
+    assert "512" in message
+
+
+def test_bad_dimensions(embed: Embed) -> None:
+    assert "dimensions is 65; this model gives 32 to 64" in one_line(embed("a", "--dimensions", "65"))
+
+
+def test_two_kinds_of_prompt(embed: Embed) -> None:
+    assert "exclude each other" in one_line(embed("a", "--instruction", "b", "--input-type", "query"))
+    assert "unknown prompt_name" in one_line(embed("a", "--prompt-name", "code"))
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        (b'{"text": "good"}\n{"text": \n', "not valid JSON"),
+        (b'{"text": "good"}\n[1]\n', "no string in field 'text'"),
+        (b'{"text": "good"}\n{"body": "b"}\n', "no string in field 'text'"),
+        (b'{"text": "good"}\n{"text": 5}\n', "no string in field 'text'"),
+        (b'{"text": "good"}\n{"text": "\\ud800"}\n', "not valid JSON"),
+        (b'{"text": "good"}\n{"text": "\xff"}\n', "not UTF-8"),
+    ],
+)
+def test_broken_jsonl_names_file_and_line(embed: Embed, tmp_path: Path, content: bytes, cause: str) -> None:
+    file = tmp_path / "broken.jsonl"
+    file.write_bytes(content)
+    assert one_line(embed("--input", file)).startswith(f"{file}:2: {cause}")
+
+
+def test_blank_lines_count(embed: Embed, tmp_path: Path) -> None:
+    file = tmp_path / "broken.jsonl"
+    file.write_bytes(b'\n{"text": "good"}\r\n\r\n{\n')
+    assert one_line(embed("--input", file)).startswith(f"{file}:4: ")
+
+
+def test_text_file_in_another_encoding(embed: Embed, tmp_path: Path) -> None:
+    file = tmp_path / "latin.txt"
+    file.write_bytes("good\nflie\u00dft\n".encode("latin-1"))
+    assert one_line(embed("--input", file)) == f"{file}:2: not UTF-8"
+
+
+def test_missing_input(embed: Embed, tmp_path: Path) -> None:
+    file = tmp_path / "nowhere.txt"
+    assert one_line(embed("--input", file)) == f"{file}: cannot be read: No such file or directory"
+    assert "cannot be read: Is a directory" in one_line(embed("--input", tmp_path))
+
+
+def test_output_that_cannot_be_written(embed: Embed, tmp_path: Path) -> None:
+    file = tmp_path / "nowhere" / "vectors.npy"
+    assert one_line(embed("a", "--output", file)) == f"{file}: cannot be written: No such file or directory"
+
+
+@pytest.mark.parametrize("name", ["vectors.csv", "vectors", "vectors.npz", "vectors.npy.gz", ""])
+def test_output_of_an_unknown_kind(embed: Embed, tmp_path: Path, name: str) -> None:
+    """Refused before anything is loaded or written."""
+    result = embed("a", "--output", tmp_path / name if name else "")
+    assert result.exit_code == 2
+    assert ".jsonl or .npy" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_given_at_a_terminal(embed: Embed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embed_module, "sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True)))
+    result = embed()
+    assert result.exit_code == 2
+    assert "standard input" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [(["--model", "./nowhere"], "./nowhere"), (["--dtype", "float16"], "--dtype"), (["--device", "tpu"], "--device")],
+)
+def test_bad_model(embed: Embed, options: list[str], named: str) -> None:
+    result = embed("a", *options)
+    assert named in str(result.exception)
+    assert "\n" not in str(result.exception)
+    assert result.stdout == ""
+
+
+# As a process
+
+
+def process(*arguments: str | Path | bytes, input: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "streambed", "embed", *arguments]
+    return subprocess.run(command, input=input, capture_output=True, timeout=60, check=False)
+
+
+def test_pipe(tiny_checkpoint: Path, vectors: Any) -> None:
+    """Standard output holds vectors and nothing else; an argument that is no UTF-8 is an error, as in a request."""
+    done = process("--model", tiny_checkpoint, "--dtype", "float32", input="\n".join(TEXTS).encode())
+    assert done.returncode == 0, done.stderr
+    assert agree([json.loads(line) for line in done.stdout.splitlines()], vectors(TEXTS))
+    assert b"Traceback" not in done.stderr
+
+    done = process("--model", tiny_checkpoint, b"good", b"broken \xff")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.strip().startswith(b"Error: text 1: text has a lone surrogate at character 7")
+
+
+def test_process_that_fails(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    file = tmp_path / "broken.jsonl"
+    file.write_bytes(b"{")
+    done = process("--model", tiny_checkpoint, "--input", file)
+    assert done.returncode == 1
+    assert done.stdout == b""
+    said = done.stderr.decode().strip()
+    assert said.startswith(f"streambed: {file}:1: not valid JSON")
+    assert "\n" not in said
+
+
+def test_nothing_but_the_error_is_said(tiny_checkpoint: Path) -> None:
+    assert process("--model", tiny_checkpoint, "a").stderr == b""
+
+
+def test_standard_output_stays_open(tiny_checkpoint: Path) -> None:
+    code = "from streambed.cli.embed import embed; embed(standalone_mode=False); print('still open')"
+    command = [sys.executable, "-c", code, "--model", tiny_checkpoint, "a"]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    assert done.stdout.endswith(b"still open\n")
+
+
+def test_reader_that_leaves(tiny_checkpoint: Path) -> None:
+    """`streambed embed | head -1` ends quietly."""
+    command = [sys.executable, "-m", "streambed", "embed", "--model", tiny_checkpoint]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdin
+        assert running.stdout
+        assert running.stderr
+        running.stdout.close()
+        running.stdin.write(b"a text\n" * 2000)
+        running.stdin.close()
+        said = running.stderr.read()
+        running.wait(60)
+    assert b"Traceback" not in said

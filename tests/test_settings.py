@@ -1,0 +1,150 @@
+"""Settings: what is accepted, what is refused, and sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from streambed.errors import SettingsError
+from streambed.settings import Settings, is_loopback, parse_size
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"port": 0},
+        {"port": 65535},
+        {"tls_cert": "c", "tls_key": "k"},
+        {"api_key": ("a", "b" * 1000, "!#$%&'*+-.^_`|~")},
+        {"no_auth": True},
+        {"threads": 1, "max_batch_tokens": 1, "max_body": 1024, "max_requests": 1},
+        {"timeout": 0.001, "drain": 1e6},
+        {"allow_origin": ("*", "https://example.org", "http://localhost:5173", "app://x")},
+        {"host": "0.0.0.0"},
+    ],
+)
+def test_accepted(values: dict[str, Any]) -> None:
+    settings = Settings(**values)
+    for name, value in values.items():
+        assert getattr(settings, name) == value
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"port": -1}, "--port"),
+        ({"port": 65536}, "--port"),
+        ({"tls_cert": "c"}, "--tls-cert"),
+        ({"tls_key": "k"}, "--tls-key"),
+        ({"no_auth": True, "api_key": ("a",)}, "--no-auth"),
+        ({"api_key": ("",)}, "--api-key"),
+        ({"api_key": ("good", "")}, "--api-key"),
+        ({"api_key": (" a",)}, "--api-key"),
+        ({"api_key": ("a\n",)}, "--api-key"),
+        ({"api_key": ("clé",)}, "--api-key"),
+        ({"threads": 0}, "--threads"),
+        ({"threads": -1}, "--threads"),
+        ({"max_batch_tokens": 0}, "--max-batch-tokens"),
+        ({"max_body": 1023}, "--max-body"),
+        ({"max_requests": 0}, "--max-requests"),
+        ({"timeout": 0}, "--timeout"),
+        ({"timeout": -1.0}, "--timeout"),
+        ({"timeout": float("inf")}, "--timeout"),
+        ({"timeout": float("nan")}, "--timeout"),
+        ({"drain": 0}, "--drain"),
+        ({"drain": float("nan")}, "--drain"),
+        ({"allow_origin": ("example.org",)}, "--allow-origin"),
+        ({"allow_origin": ("*", "localhost:80")}, "--allow-origin"),
+        ({"allow_origin": ("",)}, "--allow-origin"),
+    ],
+)
+def test_refused(values: dict[str, Any], named: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        Settings(**values)
+    message = str(error.value)
+    assert named in message
+    assert "\n" not in message
+
+
+def test_keys_are_not_in_the_message() -> None:
+    with pytest.raises(SettingsError) as error:
+        Settings(api_key=("sécret",))
+    assert "cret" not in str(error.value)
+
+
+def test_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().port = 1  # type: ignore[misc]
+
+
+def test_every_field_has_help() -> None:
+    for field in dataclasses.fields(Settings):
+        assert field.metadata["help"].endswith("."), field.name
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("0", 0),
+        ("1", 1),
+        ("1073741824", 1 << 30),
+        ("512MiB", 512 << 20),
+        ("512 MiB", 512 << 20),
+        ("  512mib  ", 512 << 20),
+        ("4GiB", 4 << 30),
+        ("4gib", 4 << 30),
+        ("4GB", 4 * 10**9),
+        ("1.5GB", 1_500_000_000),
+        ("1.5GiB", 3 << 29),
+        (".5KiB", 512),
+        ("2.KiB", 2048),
+        ("7kb", 7000),
+        ("7KiB", 7168),
+        ("7MB", 7_000_000),
+        ("12b", 12),
+    ],
+)
+def test_parse_size(text: str, size: int) -> None:
+    assert parse_size(text) == size
+    assert isinstance(parse_size(text), int)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", " ", ".", "-1", "-1GiB", "+1", "1.2.3", "1,5GB", "1_000", "1e9", "0x10", "١", "inf", "nan", "ten"),
+        *("GiB", "GiB1", "1GiB 2", "1TiB", "1K", "1 G"),
+    ],
+)
+def test_parse_size_refuses(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_size(text)
+
+
+def test_parse_size_refuses_what_overflows() -> None:
+    with pytest.raises(ValueError):
+        parse_size("9" * 400)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "LOCALHOST", "127.0.0.1", "127.0.0.2", "127.255.255.254", "::1", "[::1]", "0:0:0:0:0:0:0:1"],
+)
+def test_loopback(host: str) -> None:
+    assert is_loopback(host)
+    assert Settings(host=host).is_loopback
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("", "0.0.0.0", "::", "[::]", "10.0.0.1", "128.0.0.1", "192.168.0.1", "example.org", "localhost.example.org"),
+        *("127.0.0.1.example.org", "127.1", "2130706433", "0x7f000001", "localhost.", "127.0.0.1:80", "evil@127.0.0.1"),
+    ],
+)
+def test_not_loopback(host: str) -> None:
+    assert not is_loopback(host)
+    assert not Settings(host=host).is_loopback

@@ -1,0 +1,252 @@
+"""What travels: bodies in, inputs in their several forms, error bodies out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from streambed.errors import ERROR_TABLE, InvalidRequest, RequestError
+from streambed.wire import MAX_INPUTS, EmbeddingsRequest, TokenizeRequest, error_body, parse, parse_input
+
+GOOD = {"model": "m", "input": "a"}
+
+
+def refused(body: bytes | dict[str, Any], model: Any = EmbeddingsRequest) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as error:
+        parse(model, body if isinstance(body, bytes) else json.dumps(body).encode())
+    assert error.value.__cause__ is None
+    return error.value
+
+
+# Bodies
+
+
+def test_defaults() -> None:
+    asked = parse(EmbeddingsRequest, json.dumps(GOOD).encode())
+    assert asked.model_dump() == {
+        "model": "m",
+        "input": "a",
+        "encoding_format": "float",
+        "dimensions": None,
+        "user": None,
+        "instruction": None,
+        "input_type": None,
+        "prompt_name": None,
+        "long_input": "error",
+        "priority": None,
+        "timeout_ms": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("encoding_format", "base64"),
+        ("dimensions", 32),
+        ("user", "someone"),
+        ("instruction", ""),
+        ("input_type", "document"),
+        ("prompt_name", "query"),
+        ("long_input", "truncate"),
+        ("priority", "bulk"),
+        ("timeout_ms", 1),
+        ("input", ["a", "b"]),
+        ("input", [[1, 2]]),
+    ],
+)
+def test_fields(name: str, value: Any) -> None:
+    assert getattr(parse(EmbeddingsRequest, json.dumps(GOOD | {name: value}).encode()), name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model", None),
+        ("model", 5),
+        ("encoding_format", "hex"),
+        ("encoding_format", None),
+        ("dimensions", "32"),
+        ("dimensions", True),
+        ("dimensions", 32.0),
+        ("dimensions", 2**64),
+        ("user", 5),
+        ("instruction", ["a"]),
+        ("input_type", "passage"),
+        ("prompt_name", 1),
+        ("long_input", "merge"),
+        ("long_input", None),
+        ("priority", "urgent"),
+        ("timeout_ms", 0),
+        ("timeout_ms", -1),
+        ("timeout_ms", 1.5),
+        ("timeout_ms", True),
+    ],
+)
+def test_wrong_values_name_the_field(name: str, value: Any) -> None:
+    error = refused(GOOD | {name: value})
+    assert error.param == name
+    assert error.message.startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize("value", ["canary", ["canary"], {"canary": 1}])
+@pytest.mark.parametrize(
+    "name", ["encoding_format", "dimensions", "input_type", "long_input", "priority", "timeout_ms"]
+)
+def test_values_are_never_repeated(name: str, value: Any) -> None:
+    assert "canary" not in refused(GOOD | {name: value}).message
+
+
+def test_unknown_field() -> None:
+    error = refused(GOOD | {"dimension": 32})
+    assert (error.message, error.param) == ("unknown field 'dimension'", "dimension")
+    error = refused(GOOD | {"x" * 10_000: 1})
+    assert error.param == "x" * 64
+    assert len(error.message) < 100
+
+
+@pytest.mark.parametrize("name", ["model", "input"])
+def test_missing_field(name: str) -> None:
+    error = refused({key: value for key, value in GOOD.items() if key != name})
+    assert (error.message, error.param) == (f"{name} is missing", name)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b" ",
+        b"{",
+        b"nope",
+        b'{"model":"m","input":NaN}',
+        b'{"model":"m","input":Infinity}',
+        b'{"model":"m","input":"\\ud800"}',
+        b'{"model":"m","input":"\xff"}',
+        b'{"model":"m","input":"a"} {}',
+        b'{"model":"m","input":"a",}',
+        b"[" * 100_000,
+        '{"model":"m","input":"a"}'.encode("utf-16"),
+    ],
+    ids=lambda body: str(body[:30]),
+)
+def test_no_json(body: bytes) -> None:
+    error = refused(body)
+    assert error.message.startswith("the body is not valid JSON: ")
+    assert error.param is None
+
+
+@pytest.mark.parametrize("body", [b"[]", b"null", b"5", b'"a"', b"true"])
+def test_no_object(body: bytes) -> None:
+    assert refused(body).message == "the body is not a JSON object"
+
+
+def test_tokenize_request() -> None:
+    assert parse(TokenizeRequest, b'{"input":"a"}').model is None
+    assert refused({"input": "a", "dimensions": 32}, TokenizeRequest).param == "dimensions"
+    assert refused({"model": "m"}, TokenizeRequest).param == "input"
+
+
+def test_schema_describes_input() -> None:
+    schema = EmbeddingsRequest.model_json_schema()
+    kinds = schema["properties"]["input"]["oneOf"]
+    assert [kind["type"] for kind in kinds] == ["string", "array", "array", "array"]
+    assert schema["required"] == ["input", "model"]
+    assert schema["additionalProperties"] is False
+
+
+# Inputs
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("a", ["a"]),
+        (" ", [" "]),
+        (["a"], ["a"]),
+        (["a", "b", "a"], ["a", "b", "a"]),
+        (["a"] * MAX_INPUTS, ["a"] * MAX_INPUTS),
+    ],
+)
+@pytest.mark.parametrize("accept", [False, True])
+def test_texts(value: Any, expected: list[str], accept: bool) -> None:
+    assert parse_input(value, accept, 100) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ([1], [[1]]),
+        ([0, 99], [[0, 99]]),
+        ([[1]], [[1]]),
+        ([[1, 2], [3]], [[1, 2], [3]]),
+        ([5] * 10_000, [[5] * 10_000]),
+        ([[5]] * MAX_INPUTS, [[5]] * MAX_INPUTS),
+    ],
+)
+def test_token_ids(value: Any, expected: list[list[int]]) -> None:
+    assert parse_input(value, True, 100) == expected
+    with pytest.raises(InvalidRequest) as error:
+        parse_input(value, False, 100)
+    assert error.value.param == "input"
+    assert "check_embedding_ctx_length=False" in error.value.message
+    assert "--accept-token-ids" in error.value.message
+
+
+@pytest.mark.parametrize(
+    ("value", "param"),
+    [
+        (None, "input"),
+        (True, "input"),
+        (5, "input"),
+        (1.5, "input"),
+        ({}, "input"),
+        ({"text": "a"}, "input"),
+        (b"a", "input"),
+        ([], "input"),
+        (["a"] * (MAX_INPUTS + 1), "input"),
+        ([[1]] * (MAX_INPUTS + 1), "input"),
+        ("", "input[0]"),
+        ([""], "input[0]"),
+        (["a", ""], "input[1]"),
+        (["a", None], "input[1]"),
+        (["a", 1], "input[1]"),
+        (["a", "b", ["c"]], "input[2]"),
+        ([None], "input[0]"),
+        ([True], "input[0]"),
+        ([1.5], "input[0]"),
+        ([{}], "input[0]"),
+        ([["a"]], "input[0]"),
+        ([[]], "input[0]"),
+        ([[1], []], "input[1]"),
+        ([[1], [1.0]], "input[1]"),
+        ([[1], [False]], "input[1]"),
+        ([[1], None], "input[1]"),
+        ([[1], "a"], "input[1]"),
+        ([1, "a"], "input[0]"),
+        ([1, True], "input[0]"),
+        ([1, [2]], "input[0]"),
+        ([[[1]]], "input[0]"),
+        ([-1], "input[0]"),
+        ([100], "input[0]"),
+        ([[1], [2, 100]], "input[1]"),
+        ([2**70], "input[0]"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_bad_inputs_name_the_item(value: Any, param: str) -> None:
+    with pytest.raises(InvalidRequest) as error:
+        parse_input(value, True, 100)
+    assert error.value.param == param
+
+
+# Errors
+
+
+@pytest.mark.parametrize("kind", ERROR_TABLE, ids=lambda kind: kind.__name__)
+def test_error_body(kind: type[RequestError]) -> None:
+    error = kind("what happened", "field")
+    assert error_body(error) == {
+        "error": {"message": "what happened", "type": error.type, "param": "field", "code": kind.code}
+    }
+    assert error_body(kind("what happened"))["error"]["param"] is None  # type: ignore[index]
