@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import streambed
+
+
+def test_all_is_sorted_and_every_name_is_there() -> None:
+    assert streambed.__all__ == sorted(set(streambed.__all__))
+    for name in streambed.__all__:
+        assert getattr(streambed, name).__name__ == name
+
+
+def test_names_are_the_ones_of_their_modules() -> None:
+    from streambed.engine.engine import Engine
+    from streambed.errors import CheckpointError
+
+    assert streambed.Engine is Engine
+    assert streambed.CheckpointError is CheckpointError
+
+
+def test_other_names_are_not_there() -> None:
+    with pytest.raises(AttributeError, match="Enginee"):
+        _ = streambed.Enginee
+
+
+def test_version_is_the_packages() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert streambed.__version__ == project["version"]
