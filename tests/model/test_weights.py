@@ -149,7 +149,12 @@ def test_serving_in_bfloat16(tmp_path: Path, stored: torch.dtype) -> None:
 
 
 def test_loaded_network_has_the_files_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Matrices are packed for the processor; unpacked, they can be read."""
+    """Matrices are packed for the processor; unpacked, they can be read. Pairs of queries and keys stand side by side."""
+
+    def paired(rows: torch.Tensor) -> torch.Tensor:
+        order = [base + half for base in range(8) for half in (0, 8)]
+        return torch.cat([head[order] for head in rows.split(16)])
+
     monkeypatch.setattr(streambed.model.linear, "_can_pack", lambda weight: False)
     directory = make(tmp_path / "biased", attention_bias=True)
     tensors = load_file(directory / "model.safetensors")
@@ -159,7 +164,8 @@ def test_loaded_network_has_the_files_values(tmp_path: Path, monkeypatch: pytest
         attention = f"{at}self_attn."
         for suffix, loaded in (("weight", layer.qkv.weight), ("bias", layer.qkv.bias)):
             assert loaded is not None
-            assert torch.equal(loaded, torch.cat([tensors[f"{attention}{part}_proj.{suffix}"] for part in "qkv"]))
+            q, k, v = (tensors[f"{attention}{part}_proj.{suffix}"] for part in "qkv")
+            assert torch.equal(loaded, torch.cat([paired(q), paired(k), v]))
         assert layer.output.bias is not None
         assert torch.equal(layer.output.bias, tensors[f"{attention}o_proj.bias"])
         assert layer.gate.bias is None
@@ -172,8 +178,8 @@ def test_loaded_network_has_the_files_values(tmp_path: Path, monkeypatch: pytest
             ("post_attention_layernorm", layer.mlp_norm),
         ):
             assert torch.equal(loaded, tensors[f"{at}{name}.weight"])
-        assert torch.equal(layer.qk_norm[4:], tensors[f"{attention}k_norm.weight"].expand(2, -1))
-        assert torch.equal(layer.qk_norm[:4], tensors[f"{attention}q_norm.weight"].expand(4, -1) * 16**-0.5)
+        assert torch.equal(layer.qk_norm[4:], paired(tensors[f"{attention}k_norm.weight"]).expand(2, -1))
+        assert torch.equal(layer.qk_norm[:4], paired(tensors[f"{attention}q_norm.weight"]).expand(4, -1) * 16**-0.5)
 
 
 @pytest.mark.parametrize("attention_bias", [False, True])

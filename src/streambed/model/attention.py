@@ -46,6 +46,8 @@ class Span:
 class Plan:
     """How the spans of one step are attended to. Made by `plan`, the same for all layers."""
 
+    multiply: bool
+    """Whether plain products beat the fused kernel where rows are many."""
     written: list[Span] = field(default_factory=list)
     packed: list[_Packed] = field(default_factory=list)
     single: list[tuple[Span, Tensor | None, bool]] = field(default_factory=list)
@@ -65,15 +67,15 @@ class _Packed:
 
 def plan(spans: Sequence[Span], heads: int, kv_heads: int, dtype: torch.dtype, device: torch.device) -> Plan:
     """Chooses a kernel for each span. Additive masks are built here, once per step, in `dtype`."""
-    result = Plan(written=[span for span in spans if span.kv is not None])
+    # bf16 scores cost a little precision, so only where matrix units win by a factor.
+    multiply = dtype == torch.bfloat16 and device.type == "cpu"
+    result = Plan(multiply, [span for span in spans if span.kv is not None])
     short = [span for span in spans if not span.past and span.visible is None and span.rows <= _PACK_ROWS]
     if len(short) > 1:
         result.packed = _pack(short, device)
         spans = [span for span in spans if span.past or span.visible is not None or span.rows > _PACK_ROWS]
-    # bf16 scores cost a little precision, so only where matrix units win by a factor: many rows on a CPU.
-    use_blocks = dtype == torch.bfloat16 and device.type == "cpu"
     for span in spans:
-        if span.visible is None and use_blocks and span.rows >= _BLOCK_ROWS // 2:
+        if span.visible is None and multiply and span.rows >= _BLOCK_ROWS // 2:
             result.blocked.append(span)
         elif span.visible is None and (not span.past or span.rows == 1):
             result.single.append((span, None, span.rows == 1 and heads != kv_heads))
@@ -129,7 +131,7 @@ def attend(plan: Plan, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         span.kv[layer, 1, :, span.past : span.past + span.rows] = v[span.start : span.stop].transpose(0, 1)
     out = torch.empty_like(q)
     for pack in plan.packed:
-        _attend_packed(pack, q, k, v, out)
+        _attend_packed(pack, q, k, v, out, plan.multiply)
     for span, mask, fold in plan.single:
         keys, values = _keys_values(span, layer, k, v)
         if fold:
@@ -160,11 +162,17 @@ def _keys_values(span: Span, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, 
     return span.kv[layer, 0, :, :slots], span.kv[layer, 1, :, :slots]
 
 
-def _attend_packed(pack: _Packed, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
+def _attend_packed(pack: _Packed, q: Tensor, k: Tensor, v: Tensor, out: Tensor, multiply: bool) -> None:
     q_padded, k_padded, v_padded = (
         x.index_select(0, pack.gather).view(pack.texts, -1, *x.shape[1:]).transpose(1, 2) for x in (q, k, v)
     )
-    attended = scaled_dot_product_attention(q_padded, k_padded, v_padded, is_causal=True, scale=1.0, enable_gqa=True)
+    if multiply:
+        grouped = q_padded.reshape(pack.texts, k.shape[1], -1, *q_padded.shape[2:])
+        attended = _multiply(grouped, k_padded, v_padded).flatten(1, 2)
+    else:
+        attended = scaled_dot_product_attention(
+            q_padded, k_padded, v_padded, is_causal=True, scale=1.0, enable_gqa=True
+        )
     flat = attended.transpose(1, 2).reshape(-1, *q.shape[1:])
     out.index_copy_(0, pack.rows, flat.index_select(0, pack.places))
 
@@ -178,18 +186,25 @@ def _attend_folded(span: Span, q: Tensor, keys: Tensor, values: Tensor, mask: Te
 
 
 def _attend_blocked(span: Span, q: Tensor, keys: Tensor, values: Tensor, out: Tensor) -> None:
-    """Plain softmax(q k^T) v by blocks of rows. On CPUs the fused kernel does not use bf16 matrix instructions, the
-    matrix products do: 2.5 to 3.5 times faster from 64 rows on (measured on AVX512-BF16)."""
     kv_heads, _, dim = keys.shape
-    group = q.shape[1] // kv_heads
-    future = torch.full((_BLOCK_ROWS, _BLOCK_ROWS), float("-inf"), dtype=q.dtype).triu_(1)
     for first in range(0, span.rows, _BLOCK_ROWS):
         last = min(first + _BLOCK_ROWS, span.rows)
-        rows, seen = last - first, span.past + last
-        block = q[span.start + first : span.start + last].view(rows, kv_heads, group, dim)
-        block = block.permute(1, 2, 0, 3).reshape(kv_heads, -1, dim)
-        scores = torch.bmm(block, keys[:, :seen].transpose(1, 2)).view(kv_heads, group, rows, seen)
-        scores[..., seen - rows :] += future[:rows, :rows]
-        weights = torch.softmax(scores, -1).view(kv_heads, -1, seen)
-        attended = torch.bmm(weights, values[:, :seen]).view(kv_heads, group, rows, dim)
-        out[span.start + first : span.start + last] = attended.permute(2, 0, 1, 3).reshape(rows, -1, dim)
+        seen = span.past + last
+        block = (
+            q[span.start + first : span.start + last].view(1, last - first, kv_heads, -1, dim).permute(0, 2, 3, 1, 4)
+        )
+        attended = _multiply(block, keys[None, :, :seen], values[None, :, :seen])
+        out[span.start + first : span.start + last] = attended[0].permute(2, 0, 1, 3).flatten(1, 2)
+
+
+def _multiply(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Plain softmax(q k^T) v, the last row seeing all keys, the one before all but one, and so on.
+
+    q: [texts, kv_heads, group, rows, dim], as is the result; keys, values: [texts, kv_heads, seen, dim]. On CPUs the fused
+    kernel does not use bf16 matrix instructions, products do: 2.5 to 3.5 times faster from 64 rows on (AVX512-BF16).
+    """
+    rows, seen = q.shape[3], keys.shape[2]
+    scores = (q.flatten(2, 3) @ keys.transpose(-1, -2)).view(*q.shape[:4], seen)
+    scores[..., seen - rows :] += torch.full((rows, rows), float("-inf"), dtype=q.dtype).triu_(1)
+    weights = torch.softmax(scores, -1).flatten(2, 3)
+    return (weights @ values).view(q.shape)

@@ -39,7 +39,7 @@ class Qwen3:
     embedding: Tensor  # [vocabulary, hidden]
     layers: tuple[Layer, ...]
     final_norm: Tensor  # [hidden], float32
-    rotary: Tensor  # [positions, head_dim / 2, 2], float32: cosine and sine of each position and frequency
+    rotary: Tensor  # [positions, head_dim / 2], complex64: the turn of each position and frequency
 
     @property
     def dtype(self) -> torch.dtype:
@@ -58,13 +58,12 @@ class Qwen3:
         """
         config = self.config
         heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
-        cosine, sine = self.rotary[positions].unbind(-1)  # [rows, head_dim / 2] each
-        turn = (cosine[:, None], sine[:, None])
+        turn = self.rotary[positions][:, None]  # [rows, 1, head_dim / 2]
         hidden = self.embedding[ids]
         for index, layer in enumerate(self.layers):
             qkv = layer.qkv(rms_norm(hidden, layer.attention_norm, config.rms_norm_eps)).view(len(ids), -1, dim)
             qk = rms_norm(qkv[:, : heads + kv_heads], layer.qk_norm, config.rms_norm_eps, torch.float32)
-            qk = rotate(qk, *turn).to(self.dtype)
+            qk = rotate(qk, turn).to(self.dtype)
             q, k, v = qk[:, :heads], qk[:, heads:], qkv[:, heads + kv_heads :]
             attended = attend(plan, index, q, k, v)
             if layer is self.layers[-1]:  # beyond this point a row serves only itself
@@ -82,14 +81,17 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype | None = 
     return (wide * scale * weight).to(dtype or x.dtype)
 
 
-def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotary position embedding (arXiv 2104.09864), halves as pairs. x: [rows, heads, head_dim], float32."""
-    first, second = x.chunk(2, -1)
-    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), -1)
+def rotate(x: Tensor, turn: Tensor) -> Tensor:
+    """Rotary position embedding (arXiv 2104.09864): pairs of neighbours as complex numbers, turned.
+
+    x: [rows, heads, head_dim], float32. Checkpoints pair a dimension with that half a head further on; `weights.py` puts
+    such pairs side by side, in queries and keys alike, which leaves their products as they are.
+    """
+    return torch.view_as_real(torch.view_as_complex(x.view(*x.shape[:-1], -1, 2)) * turn).flatten(-2)
 
 
 def rotary_table(config: Qwen3Config, positions: int, device: torch.device) -> Tensor:
-    """Cosine and sine for every position, float32 [positions, head_dim / 2, 2]."""
+    """The turn of every position and frequency: complex64 [positions, head_dim / 2], of length one."""
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
     angles = torch.outer(torch.arange(positions).float(), 1.0 / config.rope_theta**exponents)
-    return torch.stack((angles.cos(), angles.sin()), -1).to(device)
+    return torch.complex(angles.cos(), angles.sin()).to(device)

@@ -67,12 +67,20 @@ def load_network(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.devic
         reader = _Reader(checkpoint, expected_shapes(config), dtype, stack)
 
         def norm(name: str) -> Tensor:
-            return reader.take(name).to(device, torch.float32, copy=True)
+            return paired(name.removesuffix(".weight"), reader.take(name)).to(device, torch.float32, copy=True)
+
+        def paired(name: str, rows: Tensor) -> Tensor:
+            """Queries and keys with the pairs that rotary embedding turns side by side, as `rotate` wants them."""
+            if not name.endswith(("q_proj", "k_proj", "q_norm", "k_norm")):
+                return rows
+            return rows.reshape(-1, 2, config.head_dim // 2, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
 
         def linear(*names: str) -> Linear:
-            parts = [reader.take(f"{name}.weight").to(device, dtype) for name in names]
+            parts = [paired(name, reader.take(f"{name}.weight")).to(device, dtype) for name in names]
             biases = [
-                reader.take(f"{name}.bias").to(device, dtype, copy=True) for name in names if reader.has(f"{name}.bias")
+                paired(name, reader.take(f"{name}.bias")).to(device, dtype, copy=True)
+                for name in names
+                if reader.has(f"{name}.bias")
             ]
             weight = torch.cat(parts) if len(parts) > 1 else parts[0]
             packed = Linear(weight, torch.cat(biases) if biases else None)
