@@ -71,7 +71,10 @@ def _serve_peer(pipe: Connection[float | None, list[str]], directory: Path, dtyp
     model: Any = SentenceTransformer(str(directory), device="cpu", model_kwargs={"dtype": getattr(torch, dtype)})
     pipe.send(None)
     while True:
-        texts = pipe.recv()
+        try:
+            texts = pipe.recv()
+        except EOFError:  # the benchmark is over
+            return
         started = time.perf_counter()
         with torch.inference_mode():
             model.encode(texts, normalize_embeddings=True, show_progress_bar=False, batch_size=32)

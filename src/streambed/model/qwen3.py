@@ -76,9 +76,9 @@ class Qwen3:
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype | None = None) -> Tensor:
     """x / rms(x) * weight over the last dimension, computed in float32 (arXiv 1910.07467), returned as `dtype`."""
-    wide = x.float()
-    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    return (wide * scale * weight).to(dtype or x.dtype)
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    scale = torch.rsqrt(length.square() / x.shape[-1] + eps)
+    return (x * scale).mul_(weight).to(dtype or x.dtype)  # bfloat16 times float32 is float32
 
 
 def rotate(x: Tensor, turn: Tensor) -> Tensor:
