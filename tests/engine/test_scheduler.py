@@ -22,10 +22,14 @@ SLOT = 2 * 16 * 4
 class Simulation:
     """A scheduler whose steps take no time; vectors are (task's first id, probe's place)."""
 
-    def __init__(self, max_rows: int = 100, slots: int = 100_000, context_cost: float = 0.0) -> None:
+    def __init__(
+        self, max_rows: int = 100, slots: int = 100_000, context_cost: float = 0.0, patient_rows: int | None = None
+    ) -> None:
         self.prefixes = Prefixes()
         self.kv = KVMemory(CONFIG, 40_000, torch.float32, torch.device("cpu"), slots * SLOT, self.prefixes.remove)
-        self.scheduler = Scheduler(self.kv, self.prefixes, max_rows, lambda context: 1.0 + context * context_cost)
+        self.scheduler = Scheduler(
+            self.kv, self.prefixes, max_rows, lambda context: 1.0 + context * context_cost, patient_rows
+        )
         self.now = 0.0
 
     def submit(self, length: int, lane: Lane = Lane.QUERY, first: int = 0, **more: object) -> Task:
@@ -107,6 +111,28 @@ def test_short_texts_pass_a_long_one_that_passes_them_in_the_end() -> None:
         assert short.future.done() or one.now > 4
     assert document.future.done()
     assert one.now < 60
+
+
+def test_steps_are_larger_where_nobody_waits_for_their_end() -> None:
+    one = Simulation(max_rows=100, patient_rows=400)
+
+    def rows_of_a_step(patient: bool) -> int:
+        step = one.scheduler.schedule(one.now, patient)
+        one.scheduler.finish(step, np.zeros((sum(len(run.probes) for run in step.runs), 2), dtype=np.float32), one.now)
+        return step.rows
+
+    one.submit(9_000, Lane.BULK)
+    assert rows_of_a_step(patient=True) == 400
+    assert rows_of_a_step(patient=False) == 100
+    one.submit(3, first=1)
+    assert rows_of_a_step(patient=True) <= 60, "a query beside bulk"
+    one.now += 0.5
+    assert rows_of_a_step(patient=True) == 100, "another query may come"
+    one.now += 0.6
+    assert rows_of_a_step(patient=True) == 400
+    other = Simulation(max_rows=100, patient_rows=400)
+    other.submit(9_000)
+    assert other.scheduler.schedule(0.0, patient=True).rows == 400, "queries alone"
 
 
 def test_many_short_texts_share_a_step() -> None:

@@ -19,6 +19,8 @@ from streambed.engine.sequence import Copy, Embedding, Lane, Run, Sequence, Step
 from streambed.errors import DeadlineExceeded, Internal, NotFound
 
 WEIGHTS = {Lane.STREAM: 8, Lane.QUERY: 4, Lane.BULK: 1}
+URGENT_SECONDS = 1.0
+"""For so long after a query another one is expected."""
 ROWS_PER_SECOND = 1000.0
 """How a task's length counts as waiting time. Any rate gives a fair order; this one is that of a small machine."""
 EAGER_ROWS = 32
@@ -47,6 +49,7 @@ class Scheduler:
         self.max_rows = max_rows
         self._patient_rows = patient_rows or max_rows
         self.cached_tokens = 0
+        self._urgent = float("-inf")
         self._row_cost = row_cost
         self._lanes: dict[Lane, list[Task]] = {lane: [] for lane in Lane}
 
@@ -95,7 +98,8 @@ class Scheduler:
     def schedule(self, now: float, patient: bool = False) -> Step:
         """Picks the next step; empty where nothing is ready. Tasks that came too late or whose waiter left end here.
 
-        patient: nobody types, so the step may be larger; that computes faster in the end.
+        patient: nobody types, so the step may be larger; that computes faster in the end. Bulk is patient only where
+        no query came lately, since the next one would have to wait for its step.
         """
         step = Step()
         for task in self.tasks():
@@ -107,7 +111,10 @@ class Scheduler:
         ready = self.next_ready()
         if ready is None or ready > now:
             return step
-        for lane, budget in self._budgets(self._patient_rows if patient else self.max_rows).items():
+        if self._lanes[Lane.STREAM] or self._lanes[Lane.QUERY]:
+            self._urgent = now
+        large = patient and not (self._lanes[Lane.BULK] and now < self._urgent + URGENT_SECONDS)
+        for lane, budget in self._budgets(self._patient_rows if large else self.max_rows).items():
             self._fill(step, lane, budget, now)
         return step
 
