@@ -105,6 +105,44 @@ def test_less_memory_than_window(open_engine: Callable[..., Engine]) -> None:
         engine.embed([" the" * 128])
 
 
+def test_what_never_fits_is_not_tokenised(tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a text of millions of characters, nor a long prompt once for each of many texts."""
+    encoded = 0
+    encode, encode_batch = tiny_engine.tokenizer.encode, tiny_engine.tokenizer.encode_batch
+
+    def count(text: str) -> list[int]:
+        nonlocal encoded
+        encoded += len(text)
+        return encode(text)
+
+    def count_batch(texts: list[str]) -> list[list[int]]:
+        nonlocal encoded
+        encoded += sum(map(len, texts))
+        return encode_batch(texts)
+
+    monkeypatch.setattr(tiny_engine.tokenizer, "encode", count)
+    monkeypatch.setattr(tiny_engine.tokenizer, "encode_batch", count_batch)
+    limit = tiny_engine.max_characters
+    with pytest.raises(TooLarge, match=rf"text 1 has 3,000,000 characters .* {limit:,} never fit .* 512 tokens"):
+        tiny_engine.embed(["good", "x" * 3_000_000])
+    assert encoded == 0
+    instruction = "word " * 1000
+    with pytest.raises(TooLarge, match="the limit is 512"):
+        tiny_engine.embed(["a"] * 500, instruction=instruction)
+    assert encoded < 2 * len(instruction)
+    encoded = 0
+    cut = tiny_engine.embed([" the" * 1_000_000], truncate=True)
+    assert encoded <= limit
+    assert cut @ tiny_engine.embed([" the" * 511])[0] >= 0.99999
+
+
+def test_ten_texts_that_fit_take_one_step(open_engine: Callable[..., Engine]) -> None:
+    engine = open_engine(max_batch_tokens=200)
+    engine.embed([f"{n} and some more words for each of these texts" for n in range(10)])
+    assert engine.stats().rows < 190
+    assert engine.stats().steps == 1
+
+
 def test_settings_are_refused_before_loading(tiny_checkpoint: Path) -> None:
     for bad in ({"dtype": "float16"}, {"device": "tpu"}, {"device": "mps"}, {"max_batch_tokens": 0}, {"kv_memory": 1}):
         with pytest.raises(SettingsError, match="--"):
