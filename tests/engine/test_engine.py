@@ -341,6 +341,23 @@ def test_closing_tells_who_waits(open_engine: Callable[..., Engine], monkeypatch
     engine.close()
 
 
+def test_closing_tells_who_evicts(open_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands in the inbox when the engine ends is answered too."""
+    engine = open_engine()
+    gate = Gate(engine, monkeypatch)
+    engine.submit_batch([[1] * 4])
+    assert gate.entered.wait(60)
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(engine.evict), pool.submit(engine.check_integrity)]
+        while len(engine._inbox) < 2:
+            time.sleep(0.001)
+        engine.close(timeout=0.01)
+        gate.opened.set()
+        for call in calls:
+            with pytest.raises(NotReady, match="closed"):
+                call.result(60)
+
+
 def test_no_progress_is_seen(open_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
     engine = open_engine()
     gate = Gate(engine, monkeypatch)

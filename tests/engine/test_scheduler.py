@@ -378,6 +378,21 @@ def test_a_failed_step_ends_its_tasks_and_no_others() -> None:
     assert again.future.done()
 
 
+def test_a_failed_step_without_memory_spares_those_who_have_none_yet() -> None:
+    one = Simulation(max_rows=10)
+    hurt, waiting = one.submit(8, first=1, keep=False), one.submit(9, first=2, keep=False)
+    step = one.scheduler.schedule(0.0)
+    running = [run.task for run in step.runs]
+    assert hurt in running
+    later = one.submit(7, first=3)
+    one.scheduler.abandon(step, Internal("no"))
+    one.scheduler.check_integrity()
+    assert isinstance(hurt.future.exception(0), Internal)
+    one.drain()
+    assert later.future.result(0).vectors.tolist() == [[3, 7]]
+    assert waiting in running or waiting.future.result(0)
+
+
 def test_a_value_that_is_not_finite_is_an_error_of_that_text_alone() -> None:
     one = Simulation()
     bad, good = one.submit(5, first=1), one.submit(6, first=2)

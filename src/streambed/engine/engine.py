@@ -129,6 +129,7 @@ class Engine:
         self._lock = threading.Condition()
         self._inbox: list[Callable[[], None]] = []
         self._outstanding: set[Task] = set()
+        self._calls: list[Future[None]] = []
         self._queued_tokens = 0
         self._closing = False
         self._broken: str | None = None
@@ -354,28 +355,11 @@ class Engine:
 
     def evict(self, sequence: Sequence | None = None) -> None:
         """Evicts to text: the KV of one idle session, or of everything idle."""
-        done: Future[None] = Future()
-
-        def work() -> None:
-            self._scheduler.evict(sequence)
-            done.set_result(None)
-
-        self._call(work)
-        done.result()
+        self._call(lambda: self._scheduler.evict(sequence))
 
     def check_integrity(self) -> None:
         """Asserts the invariants of scheduler and memory, on the engine's own thread."""
-        done: Future[None] = Future()
-
-        def work() -> None:
-            try:
-                self._scheduler.check_integrity()
-                done.set_result(None)
-            except AssertionError as error:
-                done.set_exception(error)
-
-        self._call(work)
-        done.result()
+        self._call(lambda: self._scheduler.check_integrity())
 
     @property
     def ready(self) -> bool:
@@ -438,10 +422,26 @@ class Engine:
                 self._lock.notify()  # let the thread drop it soon, even if it sleeps
 
     def _call(self, work: Callable[[], None]) -> None:
+        """Has the engine's thread do something between steps, and waits; what it raises is raised here."""
+        done: Future[None] = Future()
+
+        def answer() -> None:
+            try:
+                work()
+            except Exception as error:  # noqa: BLE001 - the caller's to hear
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
         with self._lock:
             self._check_open()
-            self._inbox.append(work)
+            self._calls.append(done)
+            self._inbox.append(answer)
             self._lock.notify()
+        try:
+            done.result()
+        finally:
+            self._calls.remove(done)
 
     def _check_open(self) -> None:
         if self._broken is not None:
@@ -511,9 +511,12 @@ class Engine:
     def _end(self, error: NotReady | Internal) -> None:
         with self._lock:
             self._closing = True
-            outstanding = list(self._outstanding)
+            outstanding, calls = list(self._outstanding), list(self._calls)
         for task in outstanding:
             task.fail(error)
+        for call in calls:
+            if not call.done():
+                call.set_exception(error)
 
 
 def _fingerprint(weights: str, tokenizer: Tokenizer, dtype: str) -> str:

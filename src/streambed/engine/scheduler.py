@@ -232,9 +232,9 @@ class Scheduler:
 
     def abandon(self, step: Step, error: Internal) -> None:
         """Ends all tasks of a step that failed. Their KV may be half written, so it goes."""
-        slabs = {id(run.slab) for run in step.runs} | {id(copy.target) for copy in step.copies}
-        for task in {head for lane in self._lanes.values() for head in lane}:
-            if id(task.sequence.slab) in slabs:
+        running, targets = {run.task for run in step.runs}, {id(copy.target) for copy in step.copies}
+        for task in [head for lane in self._lanes.values() for head in lane]:
+            if task in running or id(task.sequence.slab) in targets:
                 self.kv.drop(task.sequence)
                 self._remove(task)
                 task.fail(error)
