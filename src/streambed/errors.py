@@ -3,6 +3,7 @@
 StreambedError
 ├── CheckpointError      a checkpoint cannot be served; raised while loading, never on the wire
 ├── SettingsError        a setting is wrong; raised at start, never on the wire
+├── ConnectionLost       a server cannot be reached; raised by clients, never on the wire
 └── RequestError         a request failed; each subclass is one row of the table below
     ├── InvalidRequest   ├── Unauthorized     ├── ForbiddenOrigin  ├── NotFound
     ├── OffsetConflict   ├── OffsetGap        ├── RevisionConflict ├── RevisionGap
@@ -32,6 +33,10 @@ class SettingsError(StreambedError):
     """A setting is out of range or contradicts another. One line: setting and cause."""
 
 
+class ConnectionLost(StreambedError):
+    """The server cannot be reached, or no longer. What was not acknowledged may or may not have been applied."""
+
+
 class RequestError(StreambedError):
     """A request that ends in an error. `param` names the offending field, as OpenAI's error bodies do."""
 
@@ -39,6 +44,11 @@ class RequestError(StreambedError):
     status: ClassVar[int]
     close_code: ClassVar[int | None] = None
     retryable: ClassVar[bool] = False
+
+    expected_offset: int | None = None
+    """Where a session's text ends, in the session's unit, if the change assumed another place."""
+    revision: int | None = None
+    """The session's revision, if a change was refused."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)

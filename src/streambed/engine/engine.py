@@ -242,11 +242,17 @@ class Engine:
         input_type: str | None = None,
         owner: str = "",
     ) -> Session:
-        """Opens a growing text, optionally under an instruction. Close it, or use it in a `with` block."""
+        """Opens a growing text, optionally under an instruction. Close it, or use it in a `with` block.
+
+        Raises:
+            InvalidRequest: a wrong argument or a lone surrogate. TooLarge: the text is longer than the window.
+        """
         prompt = self.prompt(instruction, prompt_name, input_type)
-        session = Session(self, IncrementalTokenizer(self.splits, prompt), Sequence(owner))
+        tokenizer = IncrementalTokenizer(self.splits, prompt)
+        tokenizer.append(text, self.info.max_tokens - 1)  # before there is a session that an error would leave open
+        session = Session(self, tokenizer, Sequence(owner), revision=bool(text))
         if text:
-            session.append(text)
+            session.prepare()
         return session
 
     def prompt(
@@ -361,6 +367,13 @@ class Engine:
         """Asserts the invariants of scheduler and memory, on the engine's own thread."""
         self._call(lambda: self._scheduler.check_integrity())
 
+    def check_open(self) -> None:
+        """Raises NotReady unless it takes work."""
+        if self._broken is not None:
+            raise NotReady(self._broken)
+        if self._closing:
+            raise NotReady("the engine is closing")
+
     @property
     def ready(self) -> bool:
         """Whether it takes work."""
@@ -395,7 +408,7 @@ class Engine:
     def _post(self, tasks: Sequence_[Task]) -> None:
         size = sum(len(task.ids) + len(task.probes) for task in tasks if task.probes)
         with self._lock:
-            self._check_open()
+            self.check_open()
             if size and self._queued_tokens and self._queued_tokens + size > MAX_QUEUED_TOKENS:
                 raise Overloaded(f"{self._queued_tokens:,} tokens are waiting already; try again later")
             if not self._outstanding:
@@ -434,7 +447,7 @@ class Engine:
                 done.set_result(None)
 
         with self._lock:
-            self._check_open()
+            self.check_open()
             self._calls.append(done)
             self._inbox.append(answer)
             self._lock.notify()
@@ -442,12 +455,6 @@ class Engine:
             done.result()
         finally:
             self._calls.remove(done)
-
-    def _check_open(self) -> None:
-        if self._broken is not None:
-            raise NotReady(self._broken)
-        if self._closing:
-            raise NotReady("the engine is closing")
 
     def _serve(self, load: Callable[[], tuple[str, int]], loaded: Future[tuple[str, int]]) -> None:
         try:

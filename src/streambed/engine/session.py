@@ -69,6 +69,17 @@ class Session:
             return self._tokenizer.tokens
 
     @property
+    def num_tokens(self) -> int:
+        """How many they are."""
+        with self._lock:
+            return self._tokenizer.num_tokens
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether its KV is there, at least of a part; otherwise the next embedding computes it again."""
+        return self._sequence.slab is not None
+
+    @property
     def revision(self) -> int:
         """How many changes were applied."""
         with self._lock:
@@ -144,6 +155,13 @@ class Session:
         self._engine.submit(self._sequence, self._tokenizer.tokens, ())
         return self._revision
 
+    def prepare(self) -> None:
+        """Has the text computed in the background."""
+        with self._lock:
+            self._check_open()
+            self._engine.submit(self._sequence, self._tokenizer.tokens, ())
+
     def _check_open(self) -> None:
         if self._closed:
             raise NotFound("the session is closed")
+        self._engine.check_open()

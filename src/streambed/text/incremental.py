@@ -194,7 +194,7 @@ class IncrementalTokenizer:
     def set(self, text: str, max_tokens: int | None = None) -> None:
         """Makes `text` the whole text; what it begins alike is not encoded again. Errors as in `replace`."""
         old = self.text
-        same = _common_prefix(old, text)
+        same = common_prefix(old, text)
         self.replace(same, len(old), text[same:], max_tokens)
 
     def replace(self, start: int, end: int, text: str, max_tokens: int | None = None) -> None:
@@ -277,7 +277,8 @@ class IncrementalTokenizer:
         return self._tail_tokens
 
 
-def _common_prefix(a: str, b: str) -> int:
+def common_prefix(a: str, b: str) -> int:
+    """Length of what two texts begin alike."""
     if b.startswith(a):
         return len(a)
     low, high = 0, min(len(a), len(b))
