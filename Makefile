@@ -5,7 +5,7 @@ BIN := .venv/bin
 TORCH := torch==2.13.0
 ARGS ?=
 
-.PHONY: setup serve test test-all lint format docs bench clean
+.PHONY: setup serve test test-all lint format docs bench bench-stream clean
 
 setup: .venv/dev
 
@@ -36,7 +36,7 @@ serve: .venv/serve
 
 test: .venv/dev
 	$(BIN)/pytest --cov --cov-report= $(ARGS)
-	$(BIN)/coverage report --include='*/streambed/text/*,*/streambed/engine/*' --fail-under=95
+	$(BIN)/coverage report --include='*/streambed/text/*,*/streambed/engine/*,*/streambed/streams/*' --fail-under=95
 	$(BIN)/coverage report --skip-covered --fail-under=90
 
 test-all: .venv/integrations
@@ -53,10 +53,13 @@ format: .venv/dev
 	$(BIN)/ruff format .
 
 docs: .venv/dev
-	UPDATE_DOCS=1 $(BIN)/pytest -q tests/test_docs.py -k settings_page
+	UPDATE_DOCS=1 $(BIN)/pytest -q tests/test_docs.py -k _page
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks.oneshot $(ARGS)
+
+bench-stream: .venv/dev
+	$(BIN)/python -m benchmarks.stream $(ARGS)
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -48,6 +48,17 @@ class Settings:
     max_body: int = _setting(16 << 20, "Largest request body.", size=True)
     max_requests: int = _setting(512, "Requests in progress at once; more are refused with 429.")
     timeout: float = _setting(600.0, "Seconds after which a request is given up with 504.")
+    session_ttl: float = _setting(600.0, "Seconds that a session lives without a client.")
+    max_sessions: int = _setting(1000, "Sessions of one key.")
+    max_sessions_per_socket: int = _setting(100, "Sessions on one WebSocket.")
+    max_session_characters: int = _setting(1 << 18, "Characters of a session's text.")
+    max_sockets: int = _setting(1000, "WebSockets at once; more are refused with 429.")
+    socket_idle: float = _setting(3600.0, "Seconds after which a WebSocket that sends nothing is closed.")
+    socket_life: float = _setting(86400.0, "Seconds after which a WebSocket is closed; its sessions can be resumed.")
+    journal: str | None = _setting(None, "File that keeps the text of sessions, so that they outlive the process.")
+    journal_sync: Literal["full", "normal"] = _setting(
+        "full", "What an acknowledged change survives: loss of power (full), or the end of the process (normal)."
+    )
     drain: float = _setting(30.0, "Seconds that requests in progress have to end after SIGTERM.")
 
     def __post_init__(self) -> None:
@@ -59,13 +70,23 @@ class Settings:
             raise SettingsError("--no-auth and --api-key exclude each other")
         if any(not key or not key.isascii() or key != key.strip() for key in self.api_key):
             raise SettingsError("--api-key is empty, or has spaces around it or characters beyond ASCII")
-        for name, least in (("threads", 1), ("max_batch_tokens", 1), ("max_body", 1024), ("max_requests", 1)):
+        for name, least in (
+            ("threads", 1),
+            ("max_batch_tokens", 1),
+            ("max_body", 1024),
+            ("max_requests", 1),
+            ("max_sessions", 1),
+            ("max_sessions_per_socket", 1),
+            ("max_session_characters", 1),
+            ("max_sockets", 0),
+        ):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise SettingsError(f"--{name.replace('_', '-')} is {value}; at least {least} is expected")
-        for name in ("timeout", "drain"):
+        for name in ("timeout", "drain", "session_ttl", "socket_idle", "socket_life"):
             if not 0 < getattr(self, name) < float("inf"):
-                raise SettingsError(f"--{name} is {getattr(self, name)}; a positive number of seconds is expected")
+                flag = f"--{name.replace('_', '-')}"
+                raise SettingsError(f"{flag} is {getattr(self, name)}; a positive number of seconds is expected")
         for origin in self.allow_origin:
             if origin != "*" and "://" not in origin:
                 raise SettingsError(f"--allow-origin is {origin!r}; an origin such as https://example.org is expected")

@@ -157,6 +157,15 @@ VALUES: dict[str, tuple[list[str], Any]] = {
     "max_body": (["1MiB"], 1 << 20),
     "max_requests": (["5"], 5),
     "timeout": (["1.5"], 1.5),
+    "session_ttl": (["30"], 30.0),
+    "max_sessions": (["7"], 7),
+    "max_sessions_per_socket": (["3"], 3),
+    "max_session_characters": (["1000"], 1000),
+    "max_sockets": (["0"], 0),
+    "socket_idle": (["60"], 60.0),
+    "socket_life": (["3600"], 3600.0),
+    "journal": (["streams.db"], "streams.db"),
+    "journal_sync": (["normal"], "normal"),
     "drain": (["2"], 2.0),
 }
 

@@ -1,0 +1,166 @@
+"""The sessions of a server: who has which, how many, and for how long."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import logging
+import secrets
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from pydantic import ValidationError
+
+from streambed.engine.engine import Engine
+from streambed.errors import NotFound, Overloaded, TooLarge
+from streambed.settings import Settings
+from streambed.streams.journal import Journal
+from streambed.streams.protocol import Client, Limits
+from streambed.streams.stream import Host, Stream, new_saved
+from streambed.vectors.shape import check_dimensions
+from streambed.wire import SessionOptions
+
+logger = logging.getLogger(__name__)
+
+MAX_FRAME_BYTES = 1 << 20
+"""Of a WebSocket message."""
+
+
+class Registry:
+    """All sessions by id. On the event loop; a session is found by its owner alone."""
+
+    def __init__(self, engine: Engine, settings: Settings, journal: Journal | None = None) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._journal = journal
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="streambed-streams")
+        self._streams: dict[str, Stream] = {}
+        self._count: Counter[str] = Counter()
+        self._sweeper: asyncio.Task[None] | None = None
+        limits = Limits(
+            max_characters=min(settings.max_session_characters, engine.max_characters),
+            max_tokens=engine.info.max_tokens,
+            max_frame_bytes=MAX_FRAME_BYTES,
+        )
+        self._host = Host(engine, journal, self._pool, limits, settings.timeout, settings.session_ttl)
+        if journal is not None:
+            recovered = journal.recover()
+            for saved in recovered:
+                try:
+                    self._add(Stream(self._host, saved))
+                except ValidationError:
+                    logger.error("journal: session %s has options that this version does not know; left out", saved.id)
+            if recovered:
+                logger.info("journal: %d sessions recovered", len(recovered))
+
+    def start(self) -> None:
+        """Begins to look for sessions whose time is over."""
+        self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
+
+    async def stop(self) -> None:
+        """Ends what runs in the background; texts stay in the journal."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._sweeper
+        self._pool.shutdown(cancel_futures=True)
+        if self._journal is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._journal.close)
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def of(self, owner: str) -> list[Stream]:
+        """An owner's sessions."""
+        return [stream for stream in self._streams.values() if stream.owner == owner]
+
+    async def create(self, owner: str, options: SessionOptions) -> Stream:
+        """Opens a session; with a journal, when this returns it is on disk.
+
+        Raises:
+            Overloaded: the owner has as many as allowed. And what its options and text may raise.
+        """
+        check_dimensions(options.dimensions, self._engine.info.dimensions)
+        if len(options.text) > self._host.limits.max_characters:
+            raise TooLarge(
+                f"the text has {len(options.text):,} characters; the limit is {self._host.limits.max_characters:,}",
+                "text",
+            )
+        id, token = _new_id(), secrets.token_urlsafe(24)
+        stream = Stream(self._host, new_saved(id, owner, _digest(token), options), token)
+        return await self._enter(stream)
+
+    async def fork(self, stream: Stream) -> Stream:
+        """Opens a session with the same text and options. Raises as `create`."""
+        token = secrets.token_urlsafe(24)
+        return await self._enter(await stream.fork(_new_id(), token, _digest(token)))
+
+    def find(self, owner: str, id: str) -> Stream:
+        """Raises NotFound, whether there is none or it is another's."""
+        stream = self._streams.get(id)
+        if stream is None or stream.owner != owner or stream.expired:
+            raise NotFound("there is no such session; it may have expired", "session")
+        return stream
+
+    def find_for_resume(self, owner: str, id: str, token: str) -> Stream:
+        """Raises NotFound, also where the token is another one."""
+        stream = self.find(owner, id)
+        if not hmac.compare_digest(_digest(token), stream.token_digest):
+            raise NotFound("there is no such session; it may have expired", "session")
+        stream.token = token
+        return stream
+
+    async def close(self, stream: Stream, client: Client | None = None, event_id: str | None = None) -> None:
+        """Ends a session; its text is erased."""
+        self._remove(stream)
+        await stream.close("closed", client, event_id)
+
+    async def _enter(self, stream: Stream) -> Stream:
+        owner, most = stream.owner, self._settings.max_sessions
+        if self._count[owner] >= most:
+            stream.release()
+            raise Overloaded(f"{most} sessions are open, which is the limit for a key; close some")
+        self._add(stream)
+        try:
+            await stream.open()
+            await stream.write(stream.begin())
+        except BaseException:
+            self._remove(stream)
+            stream.release()
+            raise
+        return stream
+
+    def _add(self, stream: Stream) -> None:
+        self._streams[stream.id] = stream
+        self._count[stream.owner] += 1
+
+    def _remove(self, stream: Stream) -> None:
+        if self._streams.pop(stream.id, None) is not None:
+            self._count[stream.owner] -= 1
+            if not self._count[stream.owner]:
+                del self._count[stream.owner]
+
+    async def _sweep(self) -> None:
+        pause = min(5.0, self._settings.session_ttl / 4)
+        while True:
+            await asyncio.sleep(pause)
+            await self._expire(stream for stream in list(self._streams.values()) if stream.expired)
+
+    async def _expire(self, streams: Iterable[Stream]) -> None:
+        for stream in streams:
+            self._remove(stream)
+            try:
+                await stream.close("expired")
+            except Exception as error:  # one session's bug must not keep the others
+                logger.error("a session could not be ended: %s", type(error).__name__, exc_info=error)
+
+
+def _new_id() -> str:
+    return f"ses_{secrets.token_hex(12)}"
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
