@@ -19,8 +19,9 @@ from starlette.types import ASGIApp
 
 from streambed import Engine
 from streambed.server.app import create_app
-from streambed.server.connection import Connection
+from streambed.server.listener import Listener, listen
 from streambed.settings import Settings
+from streambed.streams.journal import Journal
 from tests.checkpoints import make_checkpoint
 
 PROMPTS = {"query": "Question: ", "code": "Code: "}
@@ -98,25 +99,12 @@ class Servers:
         self._running: list[tuple[Live, uvicorn.Server, threading.Thread, _Errors]] = []
 
     def start(self, engine: Engine, settings: Settings | None = None, keys: tuple[str, ...] = ()) -> Live:
-        settings = settings or Settings()
-        # The protocol is named, so that asyncio switches Nagle's algorithm off (see test_process.py).
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(2048)
+        settings = settings or Settings(drain=5.0)
+        listener = listen("127.0.0.1", 0)
         port = listener.getsockname()[1]
-        app = create_app(engine, settings, keys)
-        config = uvicorn.Config(  # as cli/serve.py has it
-            app,
-            http=Connection,
-            h11_max_incomplete_event_size=64 << 10,
-            ws="none",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=5,
-        )
-        server = uvicorn.Server(config)
+        journal = Journal(settings.journal, settings.journal_sync) if settings.journal else None
+        app = create_app(engine, settings, keys, journal)
+        server = Listener(app, settings)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         until(lambda: server.started or not thread.is_alive())

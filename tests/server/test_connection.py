@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 
 import httpx
 import pytest
@@ -14,6 +15,8 @@ from streambed.server import connection
 from streambed.server.app import create_app
 from streambed.server.connection import Connection
 from streambed.settings import Settings
+from tests.server.conftest import Serve, read_all
+from tests.server.test_socket import open_peer
 
 
 async def closed_within(reader: asyncio.StreamReader, seconds: float) -> bool:
@@ -64,3 +67,33 @@ def test_heads_have_a_deadline(tiny_engine: Engine, monkeypatch: pytest.MonkeyPa
         await serving
 
     asyncio.run(scenario())
+
+
+def test_sockets_have_no_deadline_for_heads(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that has become a WebSocket may be silent, whether before or after its first event."""
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.1)
+    live = serve()
+    with open_peer(live) as peer, open_peer(live) as silent, live.connect() as head:
+        session = peer.create(text="a")["session"]
+        assert read_all(head) == b"", "the deadline is over"
+        time.sleep(0.2)
+        assert peer.ask("input_text.append", session=session, text="b")["offset"] == 2
+        assert silent.create()["offset"] == 0
+
+
+def test_socket_on_a_connection_that_was_used_before(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request, then a handshake that arrives byte by byte, on one connection."""
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 1.0)
+    live = serve()
+    with live.connect() as client:
+        client.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answer = b""
+        while not answer.endswith(b"}"):
+            answer += client.recv(65536)
+        upgrade = b"GET /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        for byte in upgrade + b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n":
+            client.sendall(bytes([byte]))
+        assert client.recv(65536).startswith(b"HTTP/1.1 101 ")
+        time.sleep(1.3)
+        client.sendall(b"\x81\x80\x00\x00\x00\x00")  # an empty text frame
+        assert b"invalid_request" in client.recv(65536)

@@ -12,12 +12,15 @@ import sys
 import typing
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from streambed.errors import SettingsError
 from streambed.settings import Settings, parse_size
+
+if TYPE_CHECKING:
+    from streambed.streams.journal import Journal
 
 logger = logging.getLogger("streambed")
 
@@ -82,12 +85,13 @@ def run(settings: Settings) -> None:
     listener = _listen(settings)  # before the model is loaded: a taken port is known at once
     keys = _choose_keys(settings)
 
+    journal = _open_journal(settings)
+
     import torch
-    import uvicorn
 
     from streambed.engine.engine import Engine
     from streambed.server.app import create_app
-    from streambed.server.connection import Connection
+    from streambed.server.listener import Listener
 
     torch.set_num_threads(settings.threads or _usable_cores())
     logger.info("Loading %s ...", settings.model)
@@ -122,39 +126,19 @@ def run(settings: Settings) -> None:
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     logger.info("Address: %s://%s:%d%s", scheme, shown, port, "" if keys else " (no key needed)")
-    config = uvicorn.Config(
-        create_app(engine, settings, keys),
-        http=Connection,  # h11, the one parser that bounds the size of a request's head
-        h11_max_incomplete_event_size=64 << 10,
-        ws="none",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=max(1, round(settings.drain)),
-        limit_concurrency=4 * settings.max_requests,
-        ssl_certfile=settings.tls_cert,
-        ssl_keyfile=settings.tls_key,
-    )
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        Listener(create_app(engine, settings, keys, journal), settings).run(sockets=[listener])
     finally:
         engine.close(timeout=5.0)
 
 
 def _listen(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # With the protocol named, asyncio sets TCP_NODELAY; without, each small reply waits 40 ms for the client's ACK.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    from streambed.server.listener import listen
+
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((settings.host.strip("[]"), settings.port))
-        listener.listen(2048)
+        return listen(settings.host, settings.port)
     except OSError as error:
-        listener.close()
         raise SettingsError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}") from None
-    return listener
 
 
 def _check_tls(settings: Settings) -> None:
@@ -165,6 +149,14 @@ def _check_tls(settings: Settings) -> None:
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         reason = " ".join(str(error).split())
         raise SettingsError(f"--tls-cert {settings.tls_cert}, --tls-key {settings.tls_key}: {reason}") from None
+
+
+def _open_journal(settings: Settings) -> Journal | None:
+    if settings.journal is None:
+        return None
+    from streambed.streams.journal import Journal
+
+    return Journal(settings.journal, settings.journal_sync)
 
 
 def _choose_keys(settings: Settings) -> tuple[str, ...]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -20,21 +21,34 @@ from streambed.errors import ERROR_TABLE, Internal, InvalidRequest, NotFound, Re
 from streambed.server.embeddings import Embeddings
 from streambed.server.guard import Guard, error_response
 from streambed.server.health import Health
+from streambed.server.sessions import ROUTES, Sessions
+from streambed.server.socket import Sockets
 from streambed.settings import Settings
+from streambed.streams.journal import Journal
+from streambed.streams.registry import Registry
 from streambed.wire import EmbeddingsRequest, TokenizeRequest
 
 logger = logging.getLogger("streambed")
 
 
-def create_app(engine: Engine, settings: Settings, keys: tuple[str, ...] = ()) -> ASGIApp:
-    """The ASGI application over a loaded engine. keys: what requests must carry; none means an open server."""
+def create_app(
+    engine: Engine, settings: Settings, keys: tuple[str, ...] = (), journal: Journal | None = None
+) -> ASGIApp:
+    """The ASGI application over a loaded engine. keys: what requests must carry; none means an open server.
+
+    journal: an open one, whose sessions are recovered here; the application closes it when it ends.
+    """
     names = settings.served_model_name or (engine.info.model,)
     embeddings, health = Embeddings(engine, settings, names), Health(engine, names)
+    registry = Registry(engine, settings, journal)
+    sessions, sockets = Sessions(registry, settings), Sockets(registry, settings)
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, object]]:
+        registry.start()
+        yield {"sockets": sockets}
         embeddings.close()
+        await registry.stop()
 
     app = FastAPI(
         title="Streambed",
@@ -44,13 +58,19 @@ def create_app(engine: Engine, settings: Settings, keys: tuple[str, ...] = ()) -
         redoc_url=None,
         redirect_slashes=False,
     )
-    for path, handler, model in (
-        ("/v1/embeddings", embeddings.create, EmbeddingsRequest),
-        ("/tokenize", embeddings.tokenize, TokenizeRequest),
-    ):
+    routes: tuple[tuple[str, str, Callable[..., Any], type[BaseModel]], ...] = (
+        ("POST", "/v1/embeddings", embeddings.create, EmbeddingsRequest),
+        ("POST", "/tokenize", embeddings.tokenize, TokenizeRequest),
+        *((method, path, getattr(sessions, name), model) for method, path, name, model in ROUTES if model),
+    )
+    for method, path, handler, model in routes:
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         body = {"required": True, "content": {"application/json": {"schema": schema}}}
-        app.add_api_route(path, handler, methods=["POST"], responses=_ERRORS, openapi_extra={"requestBody": body})
+        app.add_api_route(path, handler, methods=[method], responses=_ERRORS, openapi_extra={"requestBody": body})
+    for method, path, name, body_model in ROUTES:
+        if body_model is None:
+            app.add_api_route(path, getattr(sessions, name), methods=[method], responses=_ERRORS)
+    app.add_api_websocket_route("/v1/embeddings", sockets.serve)
     for path, handler in (
         ("/v1/models", health.models),
         ("/info", health.info),
@@ -69,7 +89,7 @@ def create_app(engine: Engine, settings: Settings, keys: tuple[str, ...] = ()) -
     return CORSMiddleware(
         guard,
         allow_origins=settings.allow_origin,
-        allow_methods=["GET", "POST"],
+        allow_methods=["GET", "POST", "PUT", "DELETE"],
         allow_headers=["*"],  # SDKs send their own; the guard asks for a key whatever the headers
         expose_headers=["Server-Timing", "Retry-After"],
     )
@@ -114,5 +134,5 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         "description": ", ".join(error.code for error in ERROR_TABLE if error.status == status),
         "content": {"application/json": {"schema": _ERROR_SCHEMA}},
     }
-    for status in (400, 401, 404, 413, 415, 429, 500, 503, 504)
+    for status in (400, 401, 404, 409, 413, 415, 429, 500, 503, 504, 507)
 }

@@ -12,10 +12,12 @@ import hmac
 import orjson
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from streambed.errors import (
     ForbiddenOrigin,
     InvalidRequest,
+    NotFound,
     NotReady,
     Overloaded,
     RequestError,
@@ -27,6 +29,8 @@ from streambed.settings import Settings, is_loopback
 from streambed.wire import error_body
 
 OPEN_PATHS = frozenset({"/livez", "/readyz"})
+SOCKET_PATHS = frozenset({"/v1/embeddings"})
+_DECISIVE = frozenset({b"host", b"authorization", b"content-type", b"content-length", b"origin"})
 BODY_SECONDS = 30.0
 """A body that takes longer to arrive is given up."""
 
@@ -39,8 +43,12 @@ class Guard:
         self._settings = settings
         self._keys = tuple(key.encode() for key in keys)
         self._running = 0
+        self._sockets = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._handshake(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -53,7 +61,7 @@ class Guard:
                 return
             if scope["method"] != "OPTIONS":  # a preflight carries no key and reads nothing
                 scope.setdefault("state", {})["owner"] = self._check_key(headers)
-            if scope["method"] != "POST":
+            if scope["method"] not in ("POST", "PUT"):
                 await self._app(scope, receive, send)
                 return
             if self._running >= self._settings.max_requests:
@@ -72,6 +80,38 @@ class Guard:
         except asyncio.CancelledError:
             # uvicorn gives up what is still running when the time to drain is over. Who waits shall hear why.
             await error_response(NotReady("the server is shutting down"))(scope, receive, send)
+
+    async def _handshake(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Host, origin and key of a WebSocket, before it is one: a refusal is an HTTP reply."""
+        try:
+            headers = _headers(scope)
+            self._check_host(headers)
+            self._check_origin(scope, headers)
+            scope.setdefault("state", {})["owner"] = self._check_key(headers)
+            if scope["path"] not in SOCKET_PATHS:
+                raise NotFound("there is no WebSocket at this path")
+            if self._sockets >= self._settings.max_sockets:
+                raise Overloaded(f"{self._sockets} WebSockets are open; try again later")
+        except RequestError as error:
+            await WebSocket(scope, receive, send).send_denial_response(error_response(error))
+            return
+        self._sockets += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._sockets -= 1
+
+    def _check_origin(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        """Browsers open WebSockets for any page, so a page must be ours or named by --allow-origin (CSWSH)."""
+        origin = headers.get(b"origin")
+        if origin is None:
+            return  # no browser
+        name = origin.decode("latin-1")
+        scheme = "https" if scope["scheme"] == "wss" else "http"
+        ours = f"{scheme}://{headers.get(b'host', b'').decode('latin-1')}"
+        allowed = self._settings.allow_origin
+        if name.lower() != ours.lower() and name not in allowed and "*" not in allowed:
+            raise ForbiddenOrigin("pages of this origin may not open streams here; see --allow-origin")
 
     def _check_host(self, headers: dict[bytes, bytes]) -> None:
         """Without a key, only names of this machine will do: a web page could point its own name here (DNS rebinding)."""
@@ -95,6 +135,8 @@ class Guard:
     def _check_media(self, headers: dict[bytes, bytes]) -> None:
         if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
             raise UnsupportedMedia("compressed bodies are not accepted")
+        if headers.get(b"content-length") == b"0":
+            return
         kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if kind != b"application/json":
             raise UnsupportedMedia("Content-Type must be application/json")
@@ -129,8 +171,9 @@ class _ClientGone(Exception):
 def _headers(scope: Scope) -> dict[bytes, bytes]:
     """Headers by lower-case name. Raises InvalidRequest where one that decides something is there twice."""
     result: dict[bytes, bytes] = {}
-    for name, value in scope["headers"]:
-        if name in result and name in (b"host", b"authorization", b"content-type", b"content-length"):
+    for raw, value in scope["headers"]:
+        name = raw.lower()
+        if name in result and name in _DECISIVE:
             raise InvalidRequest(f"header {name.decode('latin-1')} is there more than once")
         result[name] = value
     return result

@@ -1,0 +1,147 @@
+"""`/v1/sessions`: the same streams for clients without a WebSocket, one request for one event."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, TypeVar
+
+import orjson
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from streambed.errors import ERROR_TABLE, DeadlineExceeded, Internal, RequestError, TooLarge
+from streambed.settings import Settings
+from streambed.streams.registry import Registry
+from streambed.wire import (
+    AppendRequest,
+    EmbeddingCreate,
+    EmbeddingRequest,
+    ErrorEvent,
+    InputTextAppend,
+    InputTextSet,
+    ServerEvent,
+    SessionCreated,
+    SessionOptions,
+    SetRequest,
+    dump,
+    parse,
+)
+
+MAX_BODY = 2 << 20
+"""Bytes of a request: a session's text, with room for escapes. Parsed on the event loop, so it must be quick."""
+Body = TypeVar("Body", bound=BaseModel)
+
+_GRACE_SECONDS = 5.0
+"""The engine keeps deadlines at the start of each step; a step that hangs, or a disk, is given this long."""
+
+_ERRORS = {error.code: error for error in ERROR_TABLE}
+
+
+ROUTES: tuple[tuple[str, str, str, type[BaseModel] | None], ...] = (
+    ("POST", "/v1/sessions", "create", SessionOptions),
+    ("GET", "/v1/sessions", "list", None),
+    ("GET", "/v1/sessions/{session}", "get", None),
+    ("DELETE", "/v1/sessions/{session}", "delete", None),
+    ("POST", "/v1/sessions/{session}/append", "append", AppendRequest),
+    ("PUT", "/v1/sessions/{session}/text", "set", SetRequest),
+    ("POST", "/v1/sessions/{session}/embedding", "embed", EmbeddingRequest),
+)
+"""Method, path, handler, and what the body is."""
+
+
+class Asker:
+    """One request: the `Client` that hears one answer."""
+
+    def __init__(self) -> None:
+        self.answer: asyncio.Future[ServerEvent] = asyncio.get_running_loop().create_future()
+
+    def send(self, event: ServerEvent, slot: str | None = None) -> None:
+        if not self.answer.done():
+            self.answer.set_result(event)
+
+
+class Sessions:
+    """The handlers."""
+
+    def __init__(self, registry: Registry, settings: Settings) -> None:
+        self._registry = registry
+        self._settings = settings
+
+    async def create(self, request: Request) -> Response:
+        """Opens a session. It lives while a socket holds it, or for the time to live after each change or embedding."""
+        options = await _parse(SessionOptions, request)
+        stream = await self._registry.create(request.state.owner, options)
+        return _reply(stream.report(SessionCreated), 201)
+
+    async def list(self, request: Request) -> Response:
+        """The sessions of this key."""
+        data = [stream.state() for stream in self._registry.of(request.state.owner)]
+        return Response(orjson.dumps({"object": "list", "data": data}), media_type="application/json")
+
+    async def get(self, request: Request) -> Response:
+        """How a session stands: where an append must start, and at which revision it is. Does not prolong its life."""
+        stream = self._registry.find(request.state.owner, request.path_params["session"])
+        return Response(orjson.dumps(stream.state()), media_type="application/json")
+
+    async def delete(self, request: Request) -> Response:
+        """Ends a session; its text is erased when this is answered."""
+        stream = self._registry.find(request.state.owner, request.path_params["session"])
+        asker = Asker()
+        await self._registry.close(stream, asker)
+        return _reply(await asker.answer)
+
+    async def append(self, request: Request) -> Response:
+        """Adds text at the end."""
+        asked = await _parse(AppendRequest, request)
+        return await self._change(request, InputTextAppend, asked)
+
+    async def set(self, request: Request) -> Response:
+        """Makes this the whole text."""
+        asked = await _parse(SetRequest, request)
+        return await self._change(request, InputTextSet, asked)
+
+    async def embed(self, request: Request) -> Response:
+        """The embedding of the text as it is."""
+        asked = await _parse(EmbeddingRequest, request)
+        session = request.path_params["session"]
+        timeout = asked.timeout_ms / 1000 if asked.timeout_ms else self._settings.timeout
+        return await self._ask(request, EmbeddingCreate.model_construct(session=session), timeout)
+
+    async def _change(self, request: Request, kind: Any, asked: AppendRequest | SetRequest) -> Response:
+        event = kind.model_construct(session=request.path_params["session"], **asked.model_dump())
+        return await self._ask(request, event, self._settings.timeout)
+
+    async def _ask(self, request: Request, event: Any, timeout: float) -> Response:
+        stream = self._registry.find(request.state.owner, event.session)
+        asker = Asker()
+        stream.post(event, asker, timeout)
+        try:
+            async with asyncio.timeout(timeout + _GRACE_SECONDS):
+                answer = await asker.answer
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before the session could answer") from None
+        finally:
+            stream.touched = time.monotonic()
+        return _reply(answer)
+
+
+async def _parse(model: type[Body], request: Request) -> Body:
+    body = await request.body()
+    if len(body) > MAX_BODY:
+        raise TooLarge(f"the body has {len(body):,} bytes; the limit for a session is {MAX_BODY:,}")
+    return parse(model, body or b"{}")
+
+
+def _reply(event: ServerEvent, status: int = 200) -> Response:
+    """An event as a reply; an error as what it would be anywhere else."""
+    if isinstance(event, ErrorEvent):
+        raise _to_error(event)
+    return Response(dump(event), status, media_type="application/json")
+
+
+def _to_error(event: ErrorEvent) -> RequestError:
+    error = _ERRORS.get(event.error["code"], Internal)(event.error["message"], event.error["param"])
+    error.expected_offset, error.revision = event.expected_offset, event.revision
+    return error

@@ -1,0 +1,278 @@
+"""`WebSocket /v1/embeddings`: streams as JSON text frames (docs/protocol.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections import OrderedDict
+from typing import Any, Literal
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from streambed.errors import Internal, InvalidRequest, NotFound, NotReady, Overloaded, RequestError
+from streambed.server.guard import error_response
+from streambed.settings import Settings
+from streambed.streams.registry import Registry
+from streambed.streams.stream import Stream
+from streambed.wire import (
+    MAX_EVENT_ID,
+    ClientEvent,
+    ServerEvent,
+    SessionClose,
+    SessionClosed,
+    SessionCreate,
+    SessionCreated,
+    SessionFork,
+    SessionOptions,
+    SessionResume,
+    SessionResumed,
+    SessionUpdate,
+    dump,
+    error_event,
+    parse_event,
+    parse_object,
+)
+
+logger = logging.getLogger("streambed")
+
+MAX_UNSENT = 256
+"""Events that may wait for a client to read; until it does, no more of its own are read."""
+STALL_SECONDS = 60.0
+"""A client that takes no byte for so long is given up."""
+_FAREWELL_SECONDS = 2.0
+
+
+Key = tuple[str | None, str | int | None]
+"""A slot and the session, or no slot and a number."""
+
+
+class Outbox:
+    """What a socket has to send, in order. Of events with a slot the newest replaces the one before."""
+
+    def __init__(self) -> None:
+        self._events: OrderedDict[Key, ServerEvent] = OrderedDict()
+        self._numbers = itertools.count()
+        self._filled = asyncio.Event()
+        self._roomy = asyncio.Event()
+        self._roomy.set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def put(self, event: ServerEvent, slot: str | None) -> None:
+        key: Key = (slot, event.session if slot is not None else next(self._numbers))
+        self._events.pop(key, None)
+        self._events[key] = event
+        self._filled.set()
+        self._empty.clear()
+        if len(self._events) >= MAX_UNSENT:
+            self._roomy.clear()
+
+    async def take(self) -> tuple[str | None, ServerEvent]:
+        """The next event to send, and its slot."""
+        await self._filled.wait()
+        (slot, _), event = self._events.popitem(last=False)
+        if not self._events:
+            self._filled.clear()
+        if len(self._events) < MAX_UNSENT:
+            self._roomy.set()
+        return slot, event
+
+    def sent(self) -> None:
+        """What was taken is sent."""
+        if not self._events:
+            self._empty.set()
+
+    async def room(self) -> None:
+        """Waits while too much is unsent."""
+        await self._roomy.wait()
+
+    async def flush(self) -> None:
+        """Waits until everything is sent."""
+        await self._empty.wait()
+
+
+class Socket:
+    """One client's socket and the sessions that it holds. The `Client` of their state machines."""
+
+    def __init__(self, websocket: WebSocket, registry: Registry, settings: Settings) -> None:
+        self._websocket = websocket
+        self._registry = registry
+        self._settings = settings
+        self._owner: str = websocket.state.owner
+        self._streams: dict[str, Stream] = {}
+        """Those that it holds, and perhaps some that another socket has taken."""
+        self._outbox = Outbox()
+        self._leaving: asyncio.Future[tuple[Literal["draining", "idle", "lifetime"], int]]
+        self._leaving = asyncio.get_running_loop().create_future()
+
+    def send(self, event: ServerEvent, slot: str | None = None) -> None:
+        """Queues an event. Never waits."""
+        if isinstance(event, SessionClosed) and event.session not in self._held():
+            self._streams.pop(event.session or "", None)
+        self._outbox.put(event, slot)
+
+    def abort(self) -> None:
+        """Drops the connection, whatever is unsent."""
+        self._websocket.state.abort()
+
+    def _held(self) -> dict[str, Stream]:
+        return {id: stream for id, stream in self._streams.items() if stream.holder is self}
+
+    def leave(self, reason: Literal["draining", "idle", "lifetime"], code: int) -> None:
+        """Has the socket say farewell and close."""
+        if not self._leaving.done():
+            self._leaving.set_result((reason, code))
+
+    async def serve(self) -> None:
+        """Until the client or the server has enough."""
+        await self._websocket.accept()
+        reading = asyncio.create_task(self._read())
+        writing = asyncio.create_task(self._write())
+        tasks: set[asyncio.Future[Any]] = {reading, writing, self._leaving}
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if self._leaving.done() and not writing.done():
+                reading.cancel()
+                await self._say_farewell(*self._leaving.result())
+            for task in (reading, writing):
+                if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                    raise error
+        except WebSocketDisconnect:
+            pass
+        except TimeoutError:
+            self.abort()  # it takes nothing, and would not take a farewell either
+        finally:
+            for stream in list(self._streams.values()):
+                stream.detach(self)
+            for task in (reading, writing):
+                task.cancel()
+            await asyncio.gather(reading, writing, return_exceptions=True)
+
+    async def _say_farewell(self, reason: Literal["draining", "idle", "lifetime"], code: int) -> None:
+        for stream in self._held().values():
+            stream.detach(self)
+            self.send(stream.farewell(reason))
+        async with asyncio.timeout(_FAREWELL_SECONDS):
+            await self._outbox.flush()
+            await self._websocket.close(code, f"{reason}; sessions can be resumed")
+
+    async def _read(self) -> None:
+        born = time.monotonic()
+        while True:
+            await self._outbox.room()
+            left = born + self._settings.socket_life - time.monotonic()
+            try:
+                async with asyncio.timeout(max(min(left, self._settings.socket_idle), 0)):
+                    message = await self._websocket.receive()
+            except TimeoutError:
+                self.leave("lifetime" if left <= self._settings.socket_idle else "idle", 1001)
+                return
+            if message["type"] == "websocket.disconnect":
+                return
+            await self._receive(message.get("text"))
+
+    async def _receive(self, text: str | None) -> None:
+        session = event_id = None
+        try:
+            if text is None:
+                raise InvalidRequest("events are text frames; this was a binary one")
+            value = parse_object(text, "the frame")
+            event_id = _short(value.get("event_id"), MAX_EVENT_ID)
+            session = _short(value.get("session"), 64)
+            await self._handle(parse_event(value))
+        except RequestError as error:
+            self.send(error_event(error, session, event_id))
+        except Exception as error:
+            logger.error("an event failed for a reason of our own: %s", type(error).__name__, exc_info=error)
+            self.send(error_event(Internal("the server failed on this event; its log says why"), session, event_id))
+
+    async def _handle(self, event: ClientEvent) -> None:
+        registry = self._registry
+        if isinstance(event, SessionCreate):
+            self._check_room()
+            values = {name: getattr(event, name) for name in SessionOptions.model_fields}
+            stream = await registry.create(self._owner, SessionOptions.model_construct(**values))
+            self._take(stream, event.event_id, SessionCreated)
+            return
+        if isinstance(event, SessionResume):
+            stream = registry.find_for_resume(self._owner, event.session, event.resume_token)
+            if stream.holder is not self:
+                self._check_room()
+            await stream.open()
+            self._take(stream, event.event_id, SessionResumed)
+            return
+        held = self._streams.get(event.session)
+        if held is None or held.holder is not self:
+            raise NotFound("this socket does not hold that session; create or resume it first", "session")
+        match event:
+            case SessionUpdate():
+                await held.update(event.emit, event.watch, self, event.event_id)
+            case SessionFork():
+                self._check_room()
+                twin = await registry.fork(held)
+                self._take(twin, event.event_id, SessionCreated, forked_from=held.id)
+            case SessionClose():
+                await registry.close(held, self, event.event_id)
+            case _:
+                held.post(event, self)
+
+    def _take(
+        self, stream: Stream, event_id: str | None, kind: type[SessionCreated | SessionResumed], **more: Any
+    ) -> None:
+        self._streams[stream.id] = stream
+        stream.attach(self, event_id, kind, **more)
+
+    def _check_room(self) -> None:
+        most = self._settings.max_sessions_per_socket
+        if len(self._held()) >= most:
+            raise Overloaded(f"{most} sessions are on this socket, which is the limit; open another socket")
+
+    async def _write(self) -> None:
+        """Raises TimeoutError where the client takes nothing any more."""
+        while True:
+            slot, event = await self._outbox.take()
+            async with asyncio.timeout(STALL_SECONDS):
+                await self._websocket.send({"type": "websocket.send", "text": dump(event).decode()})
+            self._outbox.sent()
+            if slot == "emission" and (stream := self._streams.get(event.session or "")) is not None:
+                stream.sent(self)
+
+
+class Sockets:
+    """All sockets of a server."""
+
+    def __init__(self, registry: Registry, settings: Settings) -> None:
+        self._registry = registry
+        self._settings = settings
+        self._open: set[Socket] = set()
+        self._draining = False
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    async def serve(self, websocket: WebSocket) -> None:
+        """The route's endpoint."""
+        if self._draining:
+            refusal = NotReady("the server is shutting down")
+            await websocket.send_denial_response(error_response(refusal))
+            return
+        socket = Socket(websocket, self._registry, self._settings)
+        self._open.add(socket)
+        try:
+            await socket.serve()
+        finally:
+            self._open.discard(socket)
+
+    async def drain(self) -> None:
+        """Closes all sockets; their clients hear where to resume."""
+        self._draining = True
+        for socket in self._open:
+            socket.leave("draining", NotReady.close_code or 1012)
+        while self._open:  # each has a limit to its farewell
+            await asyncio.sleep(0.01)
+
+
+def _short(value: Any, most: int) -> str | None:
+    return value if isinstance(value, str) and len(value) <= most else None
