@@ -7,41 +7,68 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from streambed.client.aclient import AsyncClient
+    from streambed.client.client import Client
     from streambed.engine.engine import Engine
     from streambed.engine.session import Session
     from streambed.errors import (
         CheckpointError,
+        ConnectionLost,
         DeadlineExceeded,
+        ForbiddenOrigin,
         Internal,
         InvalidRequest,
         NotFound,
         NotReady,
+        OffsetConflict,
+        OffsetGap,
         Overloaded,
         RequestError,
+        RevisionConflict,
+        RevisionGap,
         SettingsError,
+        StorageFull,
         StreambedError,
         TooLarge,
+        Unauthorized,
+        UnsupportedMedia,
     )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncClient",
     "CheckpointError",
+    "Client",
+    "ConnectionLost",
     "DeadlineExceeded",
     "Engine",
+    "ForbiddenOrigin",
     "Internal",
     "InvalidRequest",
     "NotFound",
     "NotReady",
+    "OffsetConflict",
+    "OffsetGap",
     "Overloaded",
     "RequestError",
+    "RevisionConflict",
+    "RevisionGap",
     "Session",
     "SettingsError",
+    "StorageFull",
     "StreambedError",
     "TooLarge",
+    "Unauthorized",
+    "UnsupportedMedia",
 ]
 
-_HOMES = {"Engine": "streambed.engine.engine", "Session": "streambed.engine.session"}
+_HOMES = {
+    "AsyncClient": "streambed.client.aclient",
+    "Client": "streambed.client.client",
+    "Engine": "streambed.engine.engine",
+    "Session": "streambed.engine.session",
+}
 
 
 def __getattr__(name: str) -> object:

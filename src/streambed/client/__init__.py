@@ -1,0 +1,1 @@
+"""A server's client, for programs: text in, vectors out, over connections that may break."""

@@ -1,0 +1,480 @@
+"""The client for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
+
+from streambed.client.reconnect import Emitted, Ledger, Triggered, backoff, check_text, decode, to_error
+from streambed.errors import ConnectionLost, InvalidRequest, RequestError, StreambedError
+from streambed.wire import MAX_INPUTS, SessionClosed, load
+
+DEFAULT_URL = "http://127.0.0.1:30000"
+MAX_UNACKNOWLEDGED = 512
+"""Changes kept before `append` waits; the server compares as many again."""
+CLOSE_SECONDS = 5.0
+"""How long `aclose` tries to have the session closed; if in vain, it expires."""
+MAX_TRIGGERED = 1024
+"""Triggers kept for who iterates; older ones go."""
+
+
+class AsyncClient:
+    """A client of one server. Use it in an `async with` block, or close it."""
+
+    def __init__(
+        self,
+        base_url: str = DEFAULT_URL,
+        *,
+        api_key: str | None = None,
+        model: str | None = None,
+        timeout: float = 30.0,
+        reconnect: float = 60.0,
+    ) -> None:
+        """
+        base_url: `http://` or `https://`, with or without `/v1`. model: by default the first that the server has.
+        timeout: seconds that any one answer may take. reconnect: seconds that a stream tries to get its connection back.
+        """
+        self._base = base_url.rstrip("/").removesuffix("/v1")
+        if urlsplit(self._base).scheme not in ("http", "https"):
+            raise ValueError(f"base_url is {base_url!r}; a URL such as {DEFAULT_URL} is expected")
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._model = model
+        self._timeout, self._reconnect = timeout, reconnect
+        self._http = httpx.AsyncClient(base_url=self._base, headers=self._headers, timeout=timeout)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Closes the connections. Streams are closed on their own."""
+        await self._http.aclose()
+
+    async def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        instruction: str | None = None,
+        prompt_name: str | None = None,
+        input_type: str | None = None,
+        dimensions: int | None = None,
+    ) -> NDArray[np.float32]:
+        """Embeds texts: float32 [len(texts), dimensions], of unit length; one string gives [1, dimensions].
+
+        Raises:
+            RequestError: as the server answers. ConnectionLost: it cannot be reached. TimeoutError.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        for text in texts:
+            check_text(text)
+        more = {
+            "instruction": instruction,
+            "prompt_name": prompt_name,
+            "input_type": input_type,
+            "dimensions": dimensions,
+        }
+        body = {name: value for name, value in more.items() if value is not None}
+        body |= {"model": await self._find_model(), "encoding_format": "base64"}
+        vectors = []
+        for at in range(0, len(texts), MAX_INPUTS):
+            reply = await self._request("POST", "/v1/embeddings", body | {"input": texts[at : at + MAX_INPUTS]})
+            vectors += [decode(item["embedding"]) for item in reply["data"]]
+        return np.stack(vectors) if vectors else np.empty((0, dimensions or 0), dtype=np.float32)
+
+    def open_stream(
+        self,
+        text: str = "",
+        *,
+        instruction: str | None = None,
+        prompt_name: str | None = None,
+        input_type: str | None = None,
+        dimensions: int | None = None,
+        emit: str | dict[str, Any] | None = None,
+        watch: Sequence[dict[str, Any]] | None = None,
+    ) -> AsyncStream:
+        """Opens a growing text; use it in an `async with` block. Connects when it is first used.
+
+        emit: when to embed unasked: `append`, `pause`, `sentence` or `drift`, or a dict such as
+        `{"on": "append", "min_interval_ms": 100}`. watch: `[{"id": ..., "text": ..., "threshold": ...}]`. Both as in
+        docs/protocol.md.
+        """
+        options = {
+            "instruction": instruction,
+            "prompt_name": prompt_name,
+            "input_type": input_type,
+            "dimensions": dimensions,
+            "emit": {"on": emit} if isinstance(emit, str) else emit,
+            "watch": None if watch is None else list(watch),
+            "encoding_format": "base64",
+        }
+        ledger = Ledger({name: value for name, value in options.items() if value is not None})
+        url = f"ws{self._base.removeprefix('http')}/v1/embeddings"
+        return AsyncStream(ledger, url, self._headers, self._timeout, self._reconnect, text)
+
+    async def _find_model(self) -> str:
+        if self._model is None:
+            reply = await self._request("GET", "/v1/models")
+            self._model = str(reply["data"][0]["id"])
+        return self._model
+
+    async def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        content = None if body is None else orjson.dumps(body)
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        try:
+            async with asyncio.timeout(self._timeout):
+                for attempt in range(100):
+                    response = await self._http.request(method, path, content=content, headers=headers)
+                    if response.status_code not in (429, 503):
+                        break
+                    await asyncio.sleep(backoff(attempt))
+        except (httpx.TimeoutException, TimeoutError):
+            raise TimeoutError(f"{self._base} did not answer within {self._timeout} seconds") from None
+        except httpx.TransportError as error:
+            raise ConnectionLost(f"{self._base} cannot be reached: {error}") from None
+        try:
+            value = orjson.loads(response.content)
+        except orjson.JSONDecodeError:
+            value = {}
+        if response.status_code >= 400:
+            raise to_error(value, response.status_code)
+        if not isinstance(value, dict):
+            raise ConnectionLost(f"{self._base} is no Streambed server")
+        return value
+
+
+class AsyncStream:
+    """A growing text on a server, over a connection that may break and comes back. Made by `open_stream`.
+
+    Changes return as soon as they are taken; they are sent in order, kept until the server has acknowledged them, and sent
+    again after a lost connection; the server applies each once. If the server has lost the session (it was restarted without
+    a journal), the stream begins it again with the text that it has. A change that the server refuses raises at the next
+    call. Positions count code points.
+    """
+
+    def __init__(
+        self, ledger: Ledger, url: str, headers: dict[str, str], timeout: float, reconnect: float, text: str
+    ) -> None:
+        self._ledger = ledger
+        self._url, self._headers = url, headers
+        self._timeout, self._patience = timeout, reconnect
+        self._task: asyncio.Task[None] | None = None
+        self._connection: ClientConnection | None = None
+        self._changed = asyncio.Event()
+        """Set whenever something happened that a waiter or the writer may wait for."""
+        self._work = asyncio.Event()
+        self._answers: dict[str, asyncio.Future[Emitted]] = {}
+        self._emitted: Emitted | None = None
+        self._triggered: deque[Triggered] = deque(maxlen=MAX_TRIGGERED)
+        self._ended: StreambedError | None = None
+        self._closed = False
+        self._opening: dict[str, Any] | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self.connections = 0
+        """How often it has connected."""
+        if text:
+            ledger.change("input_text.append", 0, 0, text)
+
+    async def __aenter__(self) -> Self:
+        self._start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    @property
+    def text(self) -> str:
+        """The text with all changes, acknowledged or not."""
+        return self._ledger.text
+
+    @property
+    def offset(self) -> int:
+        """Its length in code points."""
+        return len(self._ledger.text)
+
+    @property
+    def revision(self) -> int:
+        """Changes that the server has acknowledged; with a journal, they survive its end."""
+        return self._ledger.revision
+
+    @property
+    def session(self) -> str | None:
+        """Id of the session on the server; None until it is open."""
+        return self._ledger.session
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of what decides the vectors; None until it is open. Vectors of another fingerprint do not compare."""
+        return self._ledger.fingerprint
+
+    async def append(self, text: str) -> None:
+        """Adds text at the end. Waits while too much is unacknowledged.
+
+        Raises:
+            InvalidRequest: a lone surrogate; nothing is changed. A RequestError: an earlier change was refused.
+            ConnectionLost: the stream has ended. TimeoutError.
+        """
+        await self._change("input_text.append", len(self._ledger.text), len(self._ledger.text), text)
+
+    async def replace(self, start: int, end: int, text: str) -> None:
+        """Puts text in the place of characters `[start, end)`. Raises as `append`, and InvalidRequest for a wrong range."""
+        await self._change("input_text.replace", start, end, text)
+
+    async def set(self, text: str) -> None:
+        """Makes this the whole text; what it begins alike is not computed again. Raises as `append`."""
+        await self._change("input_text.set", 0, len(self._ledger.text), text)
+
+    async def flush(self) -> None:
+        """Waits until the server has acknowledged all changes. Raises as `append`."""
+        await self._until(lambda: not self._ledger.unacknowledged)
+
+    async def embedding(self) -> Emitted:
+        """The exact embedding of the text as it is now. Raises as `append`, and what the server answers."""
+        self._check()
+        self._start()
+        event_id = self._ledger.ask()
+        answer = self._answers[event_id] = asyncio.get_running_loop().create_future()
+        self._work.set()
+        try:
+            async with asyncio.timeout(self._timeout):
+                emitted: Emitted = await answer
+        except InvalidRequest:
+            self._raise_refused()  # the text is empty, perhaps because it was refused: that is the reason to tell
+            raise
+        except TimeoutError:
+            raise TimeoutError(f"no embedding within {self._timeout} seconds") from None
+        finally:
+            del self._answers[event_id]
+            self._ledger.forget(event_id)
+        self._raise_refused()
+        return emitted
+
+    def __aiter__(self) -> AsyncIterator[Emitted | Triggered]:
+        return self
+
+    async def __anext__(self) -> Emitted | Triggered:
+        """What comes unasked: triggers in their order, and the newest embedding that nobody has seen. Ends with the
+        stream; raises what `append` raises."""
+        self._start()
+        while True:
+            if self._triggered:
+                return self._triggered.popleft()
+            if self._emitted is not None:
+                emitted, self._emitted = self._emitted, None
+                return emitted
+            if self._closed:
+                raise StopAsyncIteration
+            self._check()
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def aclose(self) -> None:
+        """Ends the session, if it can be reached; the server erases its text."""
+        if self._closed:
+            return
+        self._closed = True
+        self._changed.set()
+        if self._task is None:
+            return
+        try:
+            with contextlib.suppress(WebSocketException, TimeoutError):
+                async with asyncio.timeout(min(self._timeout, CLOSE_SECONDS)):
+                    await self._close_session()
+        finally:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._end(ConnectionLost("the stream was closed"))
+
+    # Inside
+
+    async def _close_session(self) -> None:
+        asked = False
+        while self._connection is not None and self._ended is None:
+            if self._ledger.live and not asked:
+                frame = {"type": "session.close", "event_id": "close", "session": self._ledger.session}
+                await self._send(self._connection, frame)
+                asked = True
+            elif asked and not self._ledger.live:
+                return
+            # Or the session is still being opened: the answer tells what to close.
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _start(self) -> None:
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def _check(self) -> None:
+        """Raises what has ended the stream, or why a change was refused."""
+        if self._closed:
+            raise ConnectionLost("the stream was closed")
+        self._raise_refused()
+        if self._ended is not None:
+            raise self._ended
+
+    def _raise_refused(self) -> None:
+        if self._ledger.refused:
+            raise self._ledger.refused.pop(0)
+
+    async def _change(self, type: str, start: int, end: int, text: str) -> None:
+        self._check()
+        self._start()
+        ledger = self._ledger
+        # What waits here is bounded by what may be in flight, so a slow server slows its writer down.
+        await self._until(
+            lambda: ledger.unacknowledged_characters < 2 * ledger.credit and ledger.unacknowledged < MAX_UNACKNOWLEDGED
+        )
+        if type == "input_text.append":
+            start = end = len(ledger.text)
+        elif type == "input_text.set":
+            end = len(ledger.text)
+        ledger.change(type, start, end, text)
+        self._work.set()
+
+    async def _until(self, condition: Any) -> None:
+        self._start()
+        try:
+            async with asyncio.timeout(self._timeout):
+                while True:
+                    self._check()
+                    if condition():
+                        return
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise TimeoutError(f"changes were not acknowledged within {self._timeout} seconds") from None
+
+    async def _run(self) -> None:
+        """Keeps a connection, until the stream ends."""
+        loop = asyncio.get_running_loop()
+        self._attempt, self._heard = 0, loop.time()
+        reason: Exception = ConnectionLost("the connection was closed")
+        while True:
+            try:
+                async with connect(
+                    self._url,
+                    additional_headers=self._headers,
+                    open_timeout=self._timeout,
+                    close_timeout=1.0,
+                    max_size=None,
+                    compression=None,
+                ) as connection:
+                    self._connection = connection
+                    self.connections += 1
+                    await self._serve(connection)
+            except InvalidStatus as error:
+                status = error.response.status_code
+                body = error.response.body or b""
+                try:
+                    refusal = to_error(orjson.loads(body), status)
+                except orjson.JSONDecodeError:
+                    refusal = to_error({}, status)
+                if status < 500 and not refusal.retryable:  # a proxy's 502 will pass
+                    self._end(refusal)
+                    return
+                reason = refusal
+            except StreambedError as error:
+                self._end(error)
+                return
+            except (OSError, WebSocketException, InvalidHandshake, TimeoutError) as error:
+                reason = error
+            except Exception as error:
+                self._end(ConnectionLost(f"the client failed: {error!r}"))
+                raise
+            finally:
+                self._connection, self._ledger.live = None, False
+                self._changed.set()
+            if loop.time() - self._heard > self._patience:
+                self._end(ConnectionLost(f"{self._url} cannot be reached: {reason}"))
+                return
+            await asyncio.sleep(backoff(self._attempt))
+            self._attempt += 1
+
+    async def _serve(self, connection: ClientConnection) -> None:
+        """One connection, until it breaks."""
+        self._opening = self._ledger.opening()
+        self._work.set()
+        writing = asyncio.create_task(self._write(connection))
+        try:
+            async for message in connection:
+                value = orjson.loads(message)
+                event = load(value)
+                if event is None:
+                    continue  # of a newer server
+                self._attempt, self._heard = 0, asyncio.get_running_loop().time()
+                result = self._ledger.receive(event)
+                if isinstance(result, Emitted):
+                    self._emitted = result
+                elif isinstance(result, Triggered):
+                    self._triggered.append(result)
+                elif isinstance(result, tuple):
+                    self._answer(*result)
+                elif result is not None and self._retry is None:
+                    self._retry = asyncio.get_running_loop().call_later(result, self._again, connection)
+                if isinstance(event, SessionClosed) and event.reason in ("draining", "idle", "lifetime"):
+                    return
+                self._work.set()
+                self._changed.set()
+        except ConnectionClosed:
+            pass
+        finally:
+            if self._retry is not None:
+                self._retry.cancel()
+                self._retry = None
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
+
+    def _again(self, connection: ClientConnection) -> None:
+        """Sends what is pending once more, on the same connection."""
+        self._retry = None
+        self._ledger.again()
+        if not self._ledger.live:
+            self._opening = self._ledger.opening()  # the session itself is to be opened again
+        self._work.set()
+
+    async def _write(self, connection: ClientConnection) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            opening, self._opening = self._opening, None
+            if opening is not None:
+                await self._send(connection, opening)
+            for frame in self._ledger.frames():
+                await self._send(connection, frame)
+
+    async def _send(self, connection: ClientConnection, frame: dict[str, Any]) -> None:
+        await connection.send(orjson.dumps(frame).decode())
+
+    def _answer(self, event_id: str, answer: Emitted | RequestError) -> None:
+        waiter = self._answers.get(event_id)
+        if waiter is None or waiter.done():
+            return
+        if isinstance(answer, RequestError):
+            waiter.set_exception(answer)
+        else:
+            waiter.set_result(answer)
+
+    def _end(self, error: StreambedError) -> None:
+        if self._ended is None:
+            self._ended = error
+        for waiter in self._answers.values():
+            if not waiter.done():
+                waiter.set_exception(error)
+        self._changed.set()

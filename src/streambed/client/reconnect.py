@@ -1,0 +1,420 @@
+"""A client's side of the protocol, without I/O: what was sent, what is acknowledged, and what to send again.
+
+Every change is kept until it is acknowledged and carries the revision that it was made to, so after a lost connection all
+that is pending can be sent again: the server applies each once (docs/protocol.md).
+"""
+
+from __future__ import annotations
+
+import base64
+import random
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streambed.errors import (
+    ERROR_TABLE,
+    ConnectionLost,
+    Internal,
+    InvalidRequest,
+    NotFound,
+    RequestError,
+    RevisionConflict,
+    StreambedError,
+    TooLarge,
+)
+from streambed.wire import (
+    EmbeddingDone,
+    EmbeddingSkipped,
+    ErrorEvent,
+    InputTextAck,
+    ServerEvent,
+    SessionClosed,
+    SessionCreated,
+    SessionReport,
+    SessionResumed,
+    WatchTriggered,
+)
+
+PIECE = 64 << 10
+"""Characters of one change; more than that goes as several, so that every frame is small enough."""
+_ERRORS = {error.code: error for error in ERROR_TABLE}
+_CONFLICTS = ("revision_conflict", "offset_conflict")
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """An embedding of the text, as a stream gives it."""
+
+    vector: NDArray[np.float32]
+    """float32 [dimensions], of unit length: the exact embedding of the text at `revision`."""
+    revision: int
+    offset: int
+    """Characters of that text."""
+    drift: float | None
+    """Cosine distance from the embedding before; None for the first."""
+    usage: dict[str, int]
+    timing_ms: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Triggered:
+    """A watch has triggered."""
+
+    watch: str
+    score: float
+    revision: int
+    offset: int
+
+
+@dataclass(eq=False)
+class Change:
+    """A change that is not acknowledged. start and end: code points of the text that it was made to."""
+
+    type: str
+    start: int
+    end: int
+    text: str
+    group: int
+    """The pieces of one call have the same."""
+    sent: bool = False
+
+    def apply(self, text: str) -> str:
+        return text[: self.start] + self.text + text[self.end :]
+
+
+@dataclass(eq=False)
+class Ask:
+    """An embedding that was asked for and is not answered."""
+
+    event_id: str
+    needs: int = 0
+    """The newest revision that was acknowledged of those made before it was asked for."""
+    sent: bool = False
+
+
+@dataclass
+class Ledger:
+    """One stream's account. `options`: fields of `session.create`, without the text.
+
+    Frames come out of `opening` and `frames`; what the server sends goes into `receive`.
+    """
+
+    options: dict[str, Any]
+    session: str | None = None
+    resume_token: str | None = None
+    revision: int = 0
+    """Changes acknowledged, in the session that there is now."""
+    credit: int = PIECE
+    text: str = ""
+    """With all changes, acknowledged or not."""
+    live: bool = False
+    """Whether the session is open on the connection that there is now."""
+    refused: list[StreambedError] = field(default_factory=list)
+    """Why changes were not applied; for the next call to raise."""
+    limits: dict[str, int] = field(default_factory=dict)
+    fingerprint: str | None = None
+
+    def __post_init__(self) -> None:
+        self._acked = ""
+        self._pending: deque[Change | Ask] = deque()
+        self._asked = self._groups = 0
+        self._paused = False
+        self._epoch = 0  # raised when what is to be sent begins anew
+
+    # What the user does
+
+    def change(self, type: str, start: int, end: int, text: str) -> None:
+        """Takes a change. Raises InvalidRequest where the range is outside the text or the text no text."""
+        check_text(text)
+        if not 0 <= start <= end <= len(self.text):
+            raise InvalidRequest(f"range [{start}, {end}) is not within the text's {len(self.text)} characters")
+        most = self.limits.get("max_characters", len(self.text) + len(text))
+        if len(self.text) - (end - start) + len(text) > most:
+            raise TooLarge(f"the text would have more than {most:,} characters, which is the server's limit")
+        self._groups += 1
+        for at in range(0, max(len(text), 1), PIECE):
+            change = Change(type, start, end, text[at : at + PIECE], self._groups)
+            self._pending.append(change)
+            self.text = change.apply(self.text)
+            # The rest of an append stays one, wherever the text will end by then.
+            type = "input_text.append" if type == "input_text.append" else "input_text.replace"
+            start = end = start + len(change.text)
+
+    def ask(self) -> str:
+        """Asks for an embedding of the text as it is; returns the id that its answer carries."""
+        self._asked += 1
+        ask = Ask(f"ask-{self._asked}")
+        self._pending.append(ask)
+        return ask.event_id
+
+    def forget(self, event_id: str) -> None:
+        """Nobody waits for this embedding any more."""
+        self._pending = deque(
+            item for item in self._pending if not (isinstance(item, Ask) and item.event_id == event_id)
+        )
+
+    @property
+    def unacknowledged(self) -> int:
+        """Changes that the server has not acknowledged."""
+        return sum(isinstance(item, Change) for item in self._pending)
+
+    @property
+    def unacknowledged_characters(self) -> int:
+        return sum(len(item.text) for item in self._pending if isinstance(item, Change))
+
+    # What goes out
+
+    def opening(self) -> dict[str, Any]:
+        """The first frame of a connection."""
+        self.live = self._paused = False
+        self._epoch += 1
+        for item in self._pending:
+            item.sent = False
+        if self.session is None:
+            return {"type": "session.create", "event_id": "open", **self.options}
+        return {
+            "type": "session.resume",
+            "event_id": "open",
+            "session": self.session,
+            "resume_token": self.resume_token,
+        }
+
+    def frames(self) -> Iterator[dict[str, Any]]:
+        """What may be sent now. Ends where it has to begin anew, which may happen while one of them is being sent."""
+        if not self.live:
+            return
+        base, in_flight, epoch = self.revision, 0, self._epoch
+        for item in list(self._pending):
+            if epoch != self._epoch or (self._paused and not item.sent):
+                return
+            if isinstance(item, Ask):
+                if not item.sent:
+                    item.sent = True
+                    yield {"type": "embedding.create", "session": self.session, "event_id": item.event_id}
+                continue
+            if not item.sent:
+                if in_flight and in_flight + len(item.text) > self.credit:
+                    return
+                item.sent = True
+                yield self._frame(item, base)
+            in_flight += len(item.text)
+            base += 1
+
+    def again(self) -> None:
+        """All changes are to be sent once more."""
+        self._paused = False
+        self._epoch += 1
+        for item in self._pending:
+            if isinstance(item, Change):
+                item.sent = False
+
+    def _frame(self, change: Change, base: int) -> dict[str, Any]:
+        frame: dict[str, Any] = {
+            "type": change.type,
+            "session": self.session,
+            "event_id": f"change-{base}",
+            "base_revision": base,
+            "text": change.text,
+        }
+        if change.type == "input_text.replace":
+            frame |= {"start": change.start, "end": change.end}
+        return frame
+
+    # What comes in
+
+    def receive(self, event: ServerEvent) -> Emitted | Triggered | tuple[str, Emitted | RequestError] | float | None:
+        """Takes an event.
+
+        Returns an automatic embedding, a trigger, an answer with the id that `ask` gave, seconds after which to send the
+        changes again, or None. Raises a StreambedError that ends the stream.
+        """
+        match event:
+            case SessionReport():
+                self._report(event)
+            case InputTextAck():
+                self._ack(event.revision)
+                if event.revision == self.revision and event.offset != len(self._acked):
+                    raise RevisionConflict("another client changed the session's text")
+            case EmbeddingDone():
+                emitted = _emitted(event)
+                if event.event_id is None:
+                    return emitted
+                if self._is_early(event.event_id, event.revision):
+                    return None
+                self.forget(event.event_id)
+                return event.event_id, emitted
+            case WatchTriggered():
+                return Triggered(event.watch, event.score, event.revision, event.offset)
+            case SessionClosed():
+                self._closed(event)
+            case ErrorEvent():
+                return self._error(event)
+            case EmbeddingSkipped():
+                pass
+        return None
+
+    def _behind(self, event_id: str) -> int:
+        """How many changes that were made before an ask are not acknowledged."""
+        count = 0
+        for item in self._pending:
+            if isinstance(item, Ask) and item.event_id == event_id:
+                return count
+            count += isinstance(item, Change)
+        return 0
+
+    def _is_early(self, event_id: str, revision: int) -> bool:
+        """Whether an answer is of a text that lacks a change made before it was asked for (the server had refused one for
+        a while); then it is asked for again."""
+        behind = self._behind(event_id)
+        ask = next((item for item in self._pending if isinstance(item, Ask) and item.event_id == event_id), None)
+        if ask is None or revision >= (self.revision + behind if behind else ask.needs):
+            return False
+        ask.sent = False
+        return True
+
+    def _report(self, event: SessionReport) -> None:
+        self.session, self.resume_token = event.session, event.resume_token
+        self.limits, self.fingerprint = event.limits, event.fingerprint
+        if isinstance(event, SessionCreated):
+            self.revision, self.credit, self.live = 0, event.credit, True
+        elif isinstance(event, SessionResumed):
+            if event.revision < self.revision:
+                raise RevisionConflict(
+                    f"the server is at revision {event.revision}, but had acknowledged {self.revision}: it lost text"
+                )
+            self._ack(event.revision)
+            if event.offset != len(self._acked):
+                raise RevisionConflict("the session's text is not what this stream made it: another client changed it")
+            self.live = True
+
+    def _ack(self, revision: int) -> None:
+        while self.revision < revision:
+            change = next((item for item in self._pending if isinstance(item, Change)), None)
+            if change is None:
+                raise RevisionConflict("another client changed the session's text")
+            self.revision += 1
+            for item in list(self._pending)[self._pending.index(change) :]:
+                if isinstance(item, Ask):
+                    item.needs = self.revision
+            self._pending.remove(change)
+            self._acked = change.apply(self._acked)
+
+    def _closed(self, event: SessionClosed) -> None:
+        self.live = False
+        if event.reason == "expired" or (event.reason == "closed" and event.event_id is None):
+            raise NotFound("the session has expired, or was closed elsewhere", "session")
+        if event.reason == "taken_over":
+            raise ConnectionLost("another connection has taken the session over")
+
+    def _error(self, event: ErrorEvent) -> tuple[str, RequestError] | float | None:
+        error = to_error({"error": event.error, "expected_offset": event.expected_offset, "revision": event.revision})
+        event_id = event.event_id or ""
+        if event_id == "open":
+            if isinstance(error, NotFound) and self.session is not None:
+                self._begin_again()
+                return 0.0
+            if error.retryable:
+                return RETRY_SECONDS
+            raise error
+        if event_id.startswith("ask-"):
+            # Refused for want of a text that is still to come, perhaps.
+            if error.retryable or (isinstance(error, InvalidRequest) and self._behind(event_id)):
+                self._paused = True
+                for item in self._pending:
+                    if isinstance(item, Ask) and item.event_id == event_id:
+                        item.sent = False
+                return RETRY_SECONDS
+            self.forget(event_id)
+            return event_id, error
+        if not event_id.startswith("change-"):
+            self.refused.append(error)  # of an automatic embedding, or of a watch
+            return None
+        if error.code in _CONFLICTS:
+            raise error
+        if error.retryable:
+            self._paused = True
+            return RETRY_SECONDS
+        if error.code == "revision_gap":
+            return None  # a consequence: one before it was refused, and is or will be dealt with
+        self._drop(int(event_id.removeprefix("change-")) - self.revision, error)
+        return 0.0
+
+    def _drop(self, index: int, error: RequestError) -> None:
+        """The server will not have this change. Those after it were made to a text that will never be."""
+        changes = [item for item in self._pending if isinstance(item, Change)]
+        if not 0 <= index < len(changes):
+            return  # it was dropped before
+        self.refused.append(error)
+        gone = {change for change in changes[index:] if change.group == changes[index].group}
+        self.text = self._acked
+        for change in changes:
+            if change.type == "input_text.append":
+                change.start = change.end = len(self.text)
+            elif change.type == "input_text.set":
+                change.end = len(self.text)
+            if change not in gone and change.end <= len(self.text):
+                self.text = change.apply(self.text)
+                continue
+            self._pending.remove(change)
+            if change not in gone:
+                gone |= {each for each in changes if each.group == change.group}
+                self.refused.append(InvalidRequest("a change was made to text that the server refused"))
+
+    def _begin_again(self) -> None:
+        """The server has lost the session: all of its text is new to the next one."""
+        held = self._acked
+        self.session = self.resume_token = None
+        self.revision, self._acked, self.live = 0, "", False
+        for item in self._pending:
+            if isinstance(item, Ask):
+                item.needs = 0
+        for at in reversed(range(0, len(held), PIECE)):
+            self._pending.appendleft(Change("input_text.append", at, at, held[at : at + PIECE], 0))
+
+
+RETRY_SECONDS = 0.25
+"""After how long a change is sent again that the server had no room for."""
+
+
+def backoff(attempt: int) -> float:
+    """Seconds before the next attempt: a tenth, doubled up to five, and less by chance so that not all come at once."""
+    ceiling: float = min(5.0, 0.1 * 2 ** min(attempt, 10))
+    return ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+
+
+def to_error(body: dict[str, Any], status: int | None = None) -> RequestError:
+    """The exception that an error's body stands for."""
+    described = body.get("error")
+    if not isinstance(described, dict):
+        described = {}
+    kind = _ERRORS.get(described.get("code", ""))
+    if kind is None:
+        kind = next((error for error in ERROR_TABLE if error.status == status), Internal)
+    error = kind(str(described.get("message", f"the server answered {status}")), described.get("param"))
+    error.expected_offset, error.revision = body.get("expected_offset"), body.get("revision")
+    return error
+
+
+def check_text(text: str) -> None:
+    """Raises InvalidRequest for a lone surrogate, which is no character and cannot travel."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest("the text has a lone surrogate, which is no character") from None
+
+
+def decode(embedding: Any) -> NDArray[np.float32]:
+    """A vector as it travels: base64 of little-endian float32, or numbers."""
+    if isinstance(embedding, str):
+        return np.frombuffer(base64.b64decode(embedding), dtype="<f4").astype(np.float32)
+    return np.asarray(embedding, dtype=np.float32)
+
+
+def _emitted(event: EmbeddingDone) -> Emitted:
+    vector = decode(event.embedding)
+    return Emitted(vector, event.revision, event.offset, event.drift, event.usage, event.timing_ms)

@@ -1,0 +1,156 @@
+"""Fixtures for the clients: real servers, and a network that can be made to fail."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from streambed import Engine
+from tests.server.conftest import engine, live, prompted_checkpoint, serve, session_live
+
+__all__ = ["engine", "live", "prompted_checkpoint", "serve", "session_live"]
+
+
+def agree(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether vectors are the same up to rounding."""
+    assert one.shape == other.shape
+    assert one.dtype == other.dtype == np.float32
+    return bool((one * other).sum(-1).min() >= 0.99999)
+
+
+def reset(connection: socket.socket) -> None:
+    """Cuts a connection without a word."""
+    with contextlib.suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()
+
+
+class Proxy:
+    """Stands between client and server. `budget` says how many bytes each connection may carry before it is cut."""
+
+    def __init__(self, port: int) -> None:
+        self.target = port
+        self.refusing = False
+        self.budget: Callable[[], int | None] = lambda: None
+        self.delay = 0.0
+        self.accepted = 0
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(0.05)
+        self._ended = False
+        self._start(self._accept)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def cut(self) -> None:
+        """Ends all connections that there are."""
+        with self._lock:
+            pairs, self._pairs = self._pairs, []
+        for pair in pairs:
+            for end in pair:
+                reset(end)
+
+    def close(self) -> None:
+        self._ended = True
+        self._threads[0].join(20)  # nothing is accepted any more
+        self.cut()
+        for thread in self._threads:
+            thread.join(20)
+            assert not thread.is_alive()
+        self._listener.close()
+
+    def _start(self, work: Callable[..., None], *values: object) -> None:
+        thread = threading.Thread(target=work, args=values, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while not self._ended:
+            try:
+                near, _ = self._listener.accept()
+            except TimeoutError:
+                continue
+            self.accepted += 1
+            if self.refusing:
+                reset(near)
+                continue
+            try:
+                far = socket.create_connection(("127.0.0.1", self.target), timeout=20)
+            except OSError:
+                reset(near)
+                continue
+            near.settimeout(60)
+            far.settimeout(60)
+            pair, left = (near, far), [self.budget()]
+            with self._lock:
+                self._pairs.append(pair)
+            self._start(self._carry, near, far, left)
+            self._start(self._carry, far, near, left)
+
+    def _carry(self, source: socket.socket, sink: socket.socket, left: list[int | None]) -> None:
+        try:
+            while data := source.recv(65536):
+                if self.delay:
+                    time.sleep(random.uniform(0, self.delay))
+                if left[0] is not None:
+                    data, left[0] = data[: left[0]], left[0] - len(data)
+                sink.sendall(data)
+                if left[0] is not None and left[0] <= 0:
+                    break
+        except OSError:
+            pass
+        for end in (source, sink):
+            reset(end)
+
+
+@pytest.fixture
+def proxy() -> Iterator[Callable[[int], Proxy]]:
+    """Puts a proxy before a port."""
+    proxies: list[Proxy] = []
+
+    def start(port: int) -> Proxy:
+        proxies.append(Proxy(port))
+        return proxies[-1]
+
+    yield start
+    for each in proxies:
+        each.close()
+
+
+@pytest.fixture
+def nowhere() -> Iterator[str]:
+    """The URL of a port where nothing listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The URL of a server that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture(scope="session")
+def whole(engine: Engine) -> Callable[..., np.ndarray]:
+    """The vector that a text has as a whole, to compare with."""
+
+    def embed(text: str, **options: object) -> np.ndarray:
+        return engine.embed([text], **options)[0]  # type: ignore[arg-type]
+
+    return embed
