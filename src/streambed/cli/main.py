@@ -9,6 +9,7 @@ import click
 import streambed
 from streambed.cli.embed import embed
 from streambed.cli.serve import serve
+from streambed.cli.stream import stream
 from streambed.errors import StreambedError
 
 
@@ -21,17 +22,19 @@ def cli() -> None:
     streambed serve                       serve the built-in model on http://127.0.0.1:30000
     streambed embed "a text" "another"    print their vectors, a JSON line each
     streambed embed --input texts.txt --output vectors.npy
+    streambed stream --against texts.txt  type, and see the embedding follow
     """
 
 
 cli.add_command(serve)
 cli.add_command(embed)
+cli.add_command(stream)
 
 
 def main() -> None:
     """Entry point."""
     try:
         cli()
-    except StreambedError as error:
+    except (StreambedError, TimeoutError) as error:
         click.echo(f"streambed: {error}", err=True)
         sys.exit(1)

@@ -1,0 +1,44 @@
+"""Search as you type: every keystroke re-ranks the answers, at the price of a few rows.
+
+    make serve                                  # in another terminal
+    python examples/search_as_you_type.py "how many hours does my kitten sleep"
+
+Without a query it reads one that is typed slowly. The list is embedded once; the query's stream emits after each change,
+and what was overtaken by a newer keystroke is skipped by the server, not queued.
+"""
+
+import sys
+import time
+
+from streambed import Client
+
+DOCUMENTS = [
+    "Adult cats sleep between twelve and sixteen hours a day.",
+    "Bread dough rises faster in a warm kitchen.",
+    "The central bank raised interest rates by a quarter of a percent.",
+    "Water boils at a lower temperature in the mountains.",
+    "The museum is closed on Mondays and on public holidays.",
+    "Change the oil of the engine every fifteen thousand kilometres.",
+]
+
+
+def main(query: str, url: str = "http://127.0.0.1:30000") -> None:
+    with Client(url) as client:
+        vectors = client.embed(DOCUMENTS, input_type="document")
+        with client.open_stream(input_type="query") as stream:
+            best = None
+            for character in query:
+                start = time.perf_counter()
+                stream.append(character)
+                result = stream.embedding()
+                milliseconds = (time.perf_counter() - start) * 1000
+                scores = vectors @ result.vector
+                if best != scores.argmax():
+                    best = scores.argmax()
+                    print(f"{stream.text!r:40} {milliseconds:5.1f} ms  {scores[best]:.2f}  {DOCUMENTS[best]}")
+            usage = result.usage
+            print(f"last keystroke: {usage['computed_tokens']} of {usage['prompt_tokens']} tokens computed")
+
+
+if __name__ == "__main__":
+    main(*(sys.argv[1:] or ["how many hours does my kitten sleep"]))

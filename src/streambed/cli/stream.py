@@ -1,0 +1,259 @@
+"""`streambed stream`: type or pipe text, and see its embedding follow."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from streambed.client.aclient import DEFAULT_URL
+from streambed.client.reconnect import Emitted
+from streambed.errors import StreambedError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from rich.console import RenderableType
+
+    from streambed.client.client import Stream
+
+_ESCAPE = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|O.|.)?")
+_LAST_WORD = re.compile(r"\S*\s*\Z")
+_SHOWN = 500
+"""Characters of the text that are shown."""
+
+
+@click.command()
+@click.option("--url", default=DEFAULT_URL, show_default=True, help="Where the server is.")
+@click.option("--api-key", envvar="STREAMBED_API_KEY", help="Key that the server asks for.")
+@click.option("--instruction", help="Task that the embedding is for, put before the text.")
+@click.option("--prompt-name", help="A prompt that the checkpoint names, instead of an instruction.")
+@click.option("--input-type", type=click.Choice(["query", "document"]), help="What the text is, instead of a task.")
+@click.option("--dimensions", type=int, help="Leading dimensions to keep.")
+@click.option("--against", type=click.Path(exists=True, dir_okay=False), help="Texts to compare with, one a line.")
+@click.option("--top", type=click.IntRange(1, 20), default=3, show_default=True, help="How many of them to show.")
+def stream(
+    url: str,
+    api_key: str | None,
+    instruction: str | None,
+    prompt_name: str | None,
+    input_type: str | None,
+    dimensions: int | None,
+    against: str | None,
+    top: int,
+) -> None:
+    """Type, or pipe text in, and see its embedding follow.
+
+    \b
+    streambed stream --against sentences.txt
+    tail -f log | streambed stream --against alerts.txt
+
+    Backspace, Ctrl-W (a word) and Ctrl-U (all) delete; Ctrl-D ends. Where standard output is no terminal, only the end is
+    printed, as a JSON line.
+    """
+    from streambed.client.client import Client
+
+    with Client(url, api_key=api_key) as client:
+        lines = _read_lines(against) if against else []
+        vectors = client.embed(lines, input_type="document", dimensions=dimensions) if lines else None
+        with client.open_stream(
+            emit="append",
+            instruction=instruction,
+            prompt_name=prompt_name,
+            input_type=input_type,
+            dimensions=dimensions,
+        ) as open_stream:
+            view = View(open_stream, lines, vectors, top)
+            if sys.stdout.isatty():
+                _follow(open_stream, view)
+            else:
+                _feed(open_stream, view)
+                view.finish()
+                click.echo(view.summary())
+
+
+class View:
+    """What is seen of a stream."""
+
+    def __init__(self, stream: Stream, lines: list[str], vectors: NDArray[np.float32] | None, top: int) -> None:
+        self._stream = stream
+        self._lines, self._vectors, self._top = lines, vectors, top
+        self._emitted: Emitted | None = None
+        self._milliseconds: float | None = None
+        self.typed = time.perf_counter()
+        """When the text last changed."""
+
+    def show(self, emitted: Emitted) -> None:
+        """A newer embedding."""
+        self._emitted = emitted
+        if emitted.offset == self._stream.offset:
+            self._milliseconds = (time.perf_counter() - self.typed) * 1000
+
+    def nearest(self) -> list[tuple[float, str]]:
+        """The lines that come nearest, with their cosine similarity."""
+        if self._vectors is None or self._emitted is None:
+            return []
+        scores = self._vectors @ self._emitted.vector
+        return [(float(scores[at]), self._lines[at]) for at in (-scores).argsort()[: self._top]]
+
+    def finish(self) -> None:
+        """Looks at the text as it ended."""
+        if self._stream.offset:
+            self.typed = time.perf_counter()
+            self.show(self._stream.embedding())
+
+    def summary(self) -> str:
+        """How the stream ended, for programs."""
+        import orjson
+
+        emitted = self._emitted
+        summary = {
+            "offset": self._stream.offset,
+            "revision": emitted.revision if emitted else 0,
+            "tokens": emitted.usage["prompt_tokens"] if emitted else 0,
+            "nearest": [{"score": round(score, 6), "text": text} for score, text in self.nearest()],
+            "embedding": emitted.vector if emitted else None,
+        }
+        return orjson.dumps(summary, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+
+    def __rich__(self) -> RenderableType:
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        text, emitted = self._stream.text, self._emitted
+        shown = Text(("…" if len(text) > _SHOWN else "") + text[-_SHOWN:])
+        shown.append("▏", "bold green")
+        if emitted is None:
+            return Group(shown, Text("type something", "dim"))
+        usage = emitted.usage
+        facts = {
+            "tokens": f"{usage['prompt_tokens']:,}",
+            "cached": f"{usage['cached_tokens']:,}",
+            "computed": f"{usage['computed_tokens']:,}",
+            "drift": "" if emitted.drift is None else f"{emitted.drift:.3f}",
+            "server": f"{emitted.timing_ms['total']:.1f} ms",
+            "here": "" if self._milliseconds is None else f"{self._milliseconds:.1f} ms",
+        }
+        line = Text.assemble(*((f"{name} {value}   ", "cyan") for name, value in facts.items() if value))
+        table = Table.grid(padding=(0, 2))
+        for score, nearest in self.nearest():
+            table.add_row(f"{score:.3f}", Text("█" * max(round(score * 20), 0), "green"), nearest[:100])
+        return Group(shown, line, table)
+
+
+def _follow(stream: Stream, view: View) -> None:
+    """Live, on a terminal."""
+    from rich.console import Console
+    from rich.live import Live
+
+    with Live(view, console=Console(), refresh_per_second=20, transient=False) as live:
+        ended: list[StreambedError] = []
+
+        def watch() -> None:
+            try:
+                for event in stream:
+                    if isinstance(event, Emitted):
+                        view.show(event)
+                        live.refresh()
+            except StreambedError as error:
+                ended.append(error)
+
+        def refresh() -> None:
+            if ended:
+                raise ended[0]
+            live.refresh()
+
+        threading.Thread(target=watch, daemon=True).start()
+        _feed(stream, view, refresh)
+        refresh()
+        view.finish()
+        live.refresh()
+
+
+def _feed(stream: Stream, view: View, refresh: Callable[[], object] = lambda: None) -> None:
+    """Everything that is typed or piped, as it comes."""
+    typing = sys.stdin.isatty()
+    with _keys(typing):
+        for text in _chunks():
+            view.typed = time.perf_counter()
+            if typing:
+                if not _type(stream, text):
+                    return
+            else:
+                stream.append(text)
+            refresh()
+
+
+def _type(stream: Stream, keys: str) -> bool:
+    """Does what keys say; False at the end."""
+    plain = ""
+    for key in _ESCAPE.sub("", keys):
+        if key in "\x04\x08\x15\x17\x7f" and plain:
+            stream.append(plain)
+            plain = ""
+        size = stream.offset
+        match key:
+            case "\x04":
+                return False
+            case "\x08" | "\x7f" if size:
+                stream.replace(size - 1, size, "")
+            case "\x15":
+                stream.set("")
+            case "\x17" if (word := _LAST_WORD.search(stream.text.rstrip())) is not None:
+                stream.replace(word.start(), size, "")
+            case "\r":
+                plain += "\n"
+            case _ if key.isprintable() or key in "\n\t":
+                plain += key
+    if plain:
+        stream.append(plain)
+    return True
+
+
+def _chunks() -> Iterator[str]:
+    """Standard input, as much as there is each time."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    while data := os.read(sys.stdin.fileno(), 1 << 14):
+        if text := decoder.decode(data):
+            yield text
+    if text := decoder.decode(b"", final=True):
+        yield text
+
+
+@contextlib.contextmanager
+def _keys(typing: bool) -> Iterator[None]:
+    """The terminal hands over each key as it is typed, and does not show it itself."""
+    try:
+        import termios
+        import tty
+    except ImportError:  # no POSIX: lines will have to do
+        typing = False
+    if not typing:
+        yield
+        return
+    before = termios.tcgetattr(sys.stdin)
+    try:
+        tty.setcbreak(sys.stdin)
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+def _read_lines(file: str) -> list[str]:
+    try:
+        lines = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.ClickException(f"{file}: cannot be read: {error}") from None
+    if not (lines := [line for line in lines if line]):
+        raise click.ClickException(f"{file}: has no lines")
+    return lines
