@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from benchmarks.oneshot import Peer
 
 WORDS = ["river", "stone", "light", "paper", "music", "green", "seven", "cloud", "train", "apple"]
 KEYSTROKES = 15
+PARTS = ["keystroke", "together", "memory", "journal"]
 
 
 def words(count: int, salt: int = 0) -> str:
@@ -134,6 +135,8 @@ def per_keystroke(server: Server, peer: Peer | None, contexts: list[int]) -> Non
             typist = Typist(socket)
             typist.append(words(context))
             server.post(words(context))  # it may reuse what it computed before
+            for word in WORDS[:3]:
+                typist.append(f" {word}")
             ours, rows, again = [], [], []
             other: list[float] = []
             for n in range(KEYSTROKES):
@@ -153,6 +156,7 @@ def per_keystroke(server: Server, peer: Peer | None, contexts: list[int]) -> Non
 async def _typing(server: Server, count: int, seconds: float, rate: float, context: int) -> list[float]:
     """`count` clients type words at `rate` a second; how long each word waits until an embedding covers it."""
     waits: list[float] = []
+    computed = asyncio.Barrier(count)  # nobody types while the texts to begin with are computed
 
     async def one(number: int) -> None:
         loop = asyncio.get_running_loop()
@@ -176,6 +180,7 @@ async def _typing(server: Server, count: int, seconds: float, rate: float, conte
 
             listening = asyncio.create_task(listen())
             await started.wait()
+            await computed.wait()
             await asyncio.sleep(number / count / rate)
             for n in range(round(seconds * rate)):
                 event = {
@@ -207,19 +212,17 @@ def together(server: Server, counts: list[int], context: int = 100) -> None:
         print(f"| {count} | {middle * 1000:.0f} | {late * 1000:.0f} | {waits[-1] * 1000:.0f} |", flush=True)
 
 
-def per_gib(server: Server, contexts: list[int]) -> None:
-    """KV memory that idle sessions hold."""
+def per_gib(model: str, contexts: list[int]) -> None:
+    """KV memory that idle sessions hold, on a server that holds nothing else."""
     print("\n| tokens of a session | KiB each | warm sessions per GiB |\n|---:|---:|---:|")
-    for context in contexts:
-        before, sockets = server.stats()["kv_bytes"], 4
-        with contextlib.ExitStack() as stack:
-            for n in range(sockets):
+    with served(model) as server, contextlib.ExitStack() as stack:
+        for context in contexts:
+            before, count = server.stats()["kv_bytes"], 4
+            for n in range(count):
                 socket = stack.enter_context(connect(server.url, proxy=None, compression=None))
-                Typist(socket).append(words(context, n + 20))
-            each = (server.stats()["kv_bytes"] - before) / sockets
-        print(f"| {context:,} | {each / 1024:,.0f} | {(1 << 30) / max(each, 1):,.0f} |", flush=True)
-        for session in server.http.get("/v1/sessions").json()["data"]:
-            server.http.delete(f"/v1/sessions/{session['session']}")
+                Typist(socket).append(words(context, n))
+            each = (server.stats()["kv_bytes"] - before) / count
+            print(f"| {context:,} | {each / 1024:,.0f} | {(1 << 30) / each:,.0f} |", flush=True)
 
 
 def journalled(model: str, context: int = 100) -> None:
@@ -259,24 +262,23 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("build/benchmarks"), help="where that one is kept")
     parser.add_argument("--contexts", type=int, nargs="+", default=[100, 1000, 5000])
     parser.add_argument("--sessions", type=int, nargs="+", default=[1, 10, 50])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
     parser.add_argument("--without-peer", action="store_true", help="leave sentence-transformers out")
     options = parser.parse_args()
     model = options.model or str(make_0_6b(options.cache / "qwen3-0.6b-random"))
     threads = len(os.sched_getaffinity(0))
-    parts: list[Callable[[], None]] = []
     with served(model) as server:
         print(f"{server.info['model']}, {server.info['dtype']}, {threads} threads\n", flush=True)
-        peer = None
-        if not options.without_peer and Path(model).is_dir():
-            peer = Peer(Path(model), server.info["dtype"], threads)
-        parts = [
-            lambda: per_keystroke(server, peer, options.contexts),
-            lambda: together(server, options.sessions),
-            lambda: per_gib(server, [10, 100, 1000]),
-        ]
-        for part in parts:
-            part()
-    journalled("builtin")
+        if "keystroke" in options.parts:
+            with_peer = Path(model).is_dir() and not options.without_peer
+            peer = Peer(Path(model), server.info["dtype"], threads) if with_peer else None
+            per_keystroke(server, peer, options.contexts)
+        if "together" in options.parts:
+            together(server, options.sessions)
+    if "memory" in options.parts:
+        per_gib(model, [10, 100, 1000])
+    if "journal" in options.parts:
+        journalled("builtin")
 
 
 if __name__ == "__main__":
