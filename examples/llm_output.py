@@ -15,9 +15,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from streambed import Client
+from streambed import Client, Emitted
 from streambed.client.client import Stream
-from streambed.client.reconnect import Emitted
 
 QUESTION = "How should I store potatoes?"
 ANSWER = (

@@ -11,8 +11,7 @@ speaks, and a watch calls for a person as soon as the talk turns to cancelling.
 import asyncio
 import sys
 
-from streambed import AsyncClient
-from streambed.client.reconnect import Triggered
+from streambed import AsyncClient, Triggered
 
 PASSAGES = [
     "To reset your password, open the settings and choose Security.",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from streambed.client.aclient import AsyncClient
     from streambed.client.client import Client
+    from streambed.client.reconnect import Emitted, Triggered
     from streambed.engine.engine import Engine
     from streambed.engine.session import Session
     from streambed.errors import (
@@ -42,6 +43,7 @@ __all__ = [
     "Client",
     "ConnectionLost",
     "DeadlineExceeded",
+    "Emitted",
     "Engine",
     "ForbiddenOrigin",
     "Internal",
@@ -59,6 +61,7 @@ __all__ = [
     "StorageFull",
     "StreambedError",
     "TooLarge",
+    "Triggered",
     "Unauthorized",
     "UnsupportedMedia",
 ]
@@ -66,8 +69,10 @@ __all__ = [
 _HOMES = {
     "AsyncClient": "streambed.client.aclient",
     "Client": "streambed.client.client",
+    "Emitted": "streambed.client.reconnect",
     "Engine": "streambed.engine.engine",
     "Session": "streambed.engine.session",
+    "Triggered": "streambed.client.reconnect",
 }
 
 
