@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
+import streambed.server.sessions as sessions_module
 from streambed.settings import Settings
 from tests.server.conftest import Live, Serve, until
 from tests.server.test_socket import check_error as check_event
@@ -292,6 +293,13 @@ def test_too_much_text(live: Live) -> None:
     assert cosine(vector(session.embedding()), posted(live, "word " * 500)) >= 0.99999
 
 
+@pytest.fixture
+def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that stands still is not waited for."""
+    monkeypatch.setattr(sessions_module, "_GRACE_SECONDS", 0.1)
+
+
+@pytest.mark.usefixtures("short_grace")
 def test_timeout(live: Live) -> None:
     session = Sessions(live, text="a brook")
     with idle(live.engine):
@@ -299,6 +307,7 @@ def test_timeout(live: Live) -> None:
     assert session.embedding(timeout_ms=60_000).status_code == 200
 
 
+@pytest.mark.usefixtures("short_grace")
 def test_timeout_of_the_server(serve: Serve) -> None:
     live = serve(Settings(timeout=0.03))
     session = Sessions(live, text="a brook")
@@ -307,6 +316,7 @@ def test_timeout_of_the_server(serve: Serve) -> None:
     assert session.embedding(timeout_ms=60_000).status_code == 200, "a request may ask for more"
 
 
+@pytest.mark.usefixtures("short_grace")
 def test_what_timed_out_is_not_computed(live: Live) -> None:
     """R3: past its `timeout_ms`, 504 without computing."""
     session = Sessions(live, text="a brook")

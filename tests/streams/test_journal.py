@@ -972,7 +972,7 @@ def _steps(draw: st.DrawFn) -> list[tuple[Any, ...]]:
     return draw(st.lists(st.one_of(edit, edit, append, append, append, options, others, erase), max_size=40))
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(steps=_steps())
 def test_random_edits(steps: list[tuple[Any, ...]]) -> None:
     """Three sessions through edits, snapshots, ends and kills; each comes back as it was told to be."""
@@ -1305,7 +1305,7 @@ def test_bug_in_an_entry(start: Start, caplog: pytest.LogCaptureFixture) -> None
     assert found == [session.saved]
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_random_faults(seed: int) -> None:
     """Commits fail at random, before or after they reach the disk, with kills in between: what was told is kept."""
