@@ -377,9 +377,8 @@ def test_kills(serving: Serve) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(5))
-def test_many_kills(serving: Serve, seed: int) -> None:
-    kills(serving, seed, 50)
+def test_many_kills(serving: Serve) -> None:
+    kills(serving, 1, 50)
 
 
 # A full disk
