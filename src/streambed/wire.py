@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
-from streambed.errors import InvalidRequest, RequestError
+from streambed.errors import ERROR_TABLE, Internal, InvalidRequest, RequestError
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -395,11 +395,14 @@ def validate(model: type[Body], value: dict[str, Any]) -> Body:
     except ValidationError as error:
         first = error.errors(include_input=False, include_context=False, include_url=False)[0]
         # A client chooses the names of unknown fields, so only so much of one is repeated.
-        where = ".".join(str(part)[:64] for part in first["loc"])
+        parts = (f"[{part}]" if isinstance(part, int) else f".{part[:64]}" for part in first["loc"])
+        where = "".join(parts).removeprefix(".")
         if first["type"] == "extra_forbidden":
             raise InvalidRequest(f"unknown field {where!r}", where) from None
         if first["type"] == "missing":
             raise InvalidRequest(f"{where} is missing", where) from None
+        if first["type"] in ("model_type", "model_attributes_type", "dict_type"):
+            raise InvalidRequest(f"{where} is not an object", where) from None
         message = first["msg"]
         raise InvalidRequest(f"{where}: {message[0].lower()}{message[1:]}", where) from None
 
@@ -450,6 +453,20 @@ def error_body(error: RequestError) -> dict[str, object]:
     if error.revision is not None:
         body["revision"] = error.revision
     return body
+
+
+def error_of(body: Any, status: int | None = None) -> RequestError:
+    """The exception that an error's body, or an `error` event, stands for; whatever the body is."""
+    described = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(described, dict):
+        body, described = {}, {}
+    by_code = {error.code: error for error in ERROR_TABLE}
+    kind = by_code.get(str(described.get("code")))
+    if kind is None:
+        kind = next((error for error in ERROR_TABLE if error.status == status), Internal)
+    error = kind(str(described.get("message", f"the server answered {status}")), described.get("param"))
+    error.expected_offset, error.revision = body.get("expected_offset"), body.get("revision")
+    return error
 
 
 def error_event(error: RequestError, session: str | None, event_id: str | None) -> ErrorEvent:

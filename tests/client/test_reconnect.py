@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streambed.client import reconnect
-from streambed.client.reconnect import Emitted, Ledger, Triggered, backoff, check_text, decode, to_error
+from streambed.client.reconnect import Emitted, Ledger, Triggered, backoff, check_text, decode
 from streambed.errors import (
     ERROR_TABLE,
     ConnectionLost,
@@ -45,6 +45,7 @@ from streambed.wire import (
     dump,
     error_body,
     error_event,
+    error_of,
     load,
 )
 
@@ -260,6 +261,8 @@ class World:
         elif result is not None:
             assert isinstance(result, float)
             self.retry = True
+        failed, self.ledger.failed = self.ledger.failed, []
+        self.answers += [(self.waiting.pop(event_id), error) for event_id, error in failed]
         return True
 
     def again(self) -> bool:
@@ -379,28 +382,34 @@ _word = st.sampled_from(["word", "two", REFUSED])
 
 
 @given(st.lists(st.tuples(st.just("append"), _word) | _ask | _progress | _trouble | _restart, max_size=60))
-def test_what_is_refused_is_left_out_and_nothing_else(steps: list[tuple[Any, ...]]) -> None:
+def test_what_is_refused_takes_what_came_after_it_along(steps: list[tuple[Any, ...]]) -> None:
     """The words are numbered, so it can be seen which have arrived."""
-    world, expected, refused, count = World(), "", 0, 0
+    world, refused, count = World(), 0, 0
     for step in steps:
         if step == ("ask",):
-            if expected:
-                world.ask(expected)
+            if world.ledger.text:
+                world.ask(world.ledger.text)
         elif step[0] == "append":
             word = step[1][:1] + chr(0x4E00 + count)
             count += 1
             world.ledger.change("input_text.append", len(world.ledger.text), len(world.ledger.text), word)
             refused += REFUSED in word
-            expected += "" if REFUSED in word else word
         else:
             world.do(step)
     world.settle()
-    assert world.server.text == expected
-    assert [error.code for error in world.ledger.refused] == ["too_large"] * refused
+    arrived = [character for character in world.server.text if character >= chr(0x4E00)]
+    assert arrived == sorted(set(arrived)), "each once, in order"
+    assert REFUSED not in world.server.text
+    answers = [answer for _, answer in world.answers if not isinstance(answer, Emitted)]
+    told = [error.code for error in world.ledger.refused] + [answer.code for answer in answers]  # type: ignore[attr-defined]
+    assert set(told) <= {"too_large"}
+    assert bool(told) == bool(refused)
+    if not refused:
+        assert len(arrived) == count
     for before, answer in world.answers:
-        assert isinstance(answer, Emitted), answer
-        assert text_of(answer).startswith(before)
-        assert expected.startswith(text_of(answer))
+        if isinstance(answer, Emitted):
+            assert text_of(answer).startswith(before)
+            assert world.server.text.startswith(text_of(answer))
 
 
 _refusable = (
@@ -423,10 +432,9 @@ def test_client_and_server_agree_whatever_is_refused(steps: list[tuple[Any, ...]
             world.do(step)
     world.settle()
     assert REFUSED not in world.server.text
-    assert bool(world.ledger.refused) == refused
-    for _, answer in world.answers:
-        if not isinstance(answer, Emitted):
-            assert isinstance(answer, InvalidRequest), "the text was empty, and that alone is refused"
+    errors = [answer for _, answer in world.answers if not isinstance(answer, Emitted)]
+    assert all(isinstance(error, InvalidRequest | TooLarge) for error in errors), "of an empty text, or a refused one"
+    assert bool([error for error in errors if isinstance(error, TooLarge)] + world.ledger.refused) == refused
 
 
 # One thing at a time
@@ -549,72 +557,62 @@ def test_a_session_that_cannot_be_opened_at_all_ends_the_stream(error: RequestEr
         ledger.receive(refusal(error, "open"))
 
 
-def test_a_refused_change_leaves_the_ones_around_it(ledger: Ledger) -> None:
+def test_what_came_after_a_refused_change_goes_with_it(ledger: Ledger) -> None:
+    """It was made to a text that will never be."""
     append(ledger, "a", REFUSED, "b")
     frames = sent(ledger)
     ledger.receive(ack(1, 1))
     assert ledger.receive(refusal(TooLarge("large"), frames[1]["event_id"])) == 0.0
     assert ledger.receive(refusal(RevisionGap("gap"), frames[2]["event_id"])) is None
-    assert ledger.text == "ab"
+    assert (ledger.text, ledger.unacknowledged) == ("a", 0)
     assert [str(error) for error in ledger.refused] == ["large"]
     ledger.again()
-    assert [(frame["base_revision"], frame["text"]) for frame in sent(ledger)] == [(1, "b")]
+    append(ledger, "c")
+    assert [(frame["base_revision"], frame["text"]) for frame in sent(ledger)] == [(1, "c")]
 
 
-def test_a_change_to_text_that_was_refused_is_refused(ledger: Ledger) -> None:
+def test_what_came_before_a_refused_change_stays(ledger: Ledger) -> None:
     append(ledger, "ab", REFUSED)
     ledger.change("input_text.replace", 2, 3, "c")
-    append(ledger, "d")
     frames = sent(ledger)
     ledger.receive(refusal(TooLarge("large"), frames[1]["event_id"]))
-    assert ledger.text == "abd"
-    assert [error.code for error in ledger.refused] == ["too_large", "invalid_request"]  # type: ignore[attr-defined]
+    assert ledger.text == "ab"
+    assert ledger.unacknowledged == 1
 
 
-def test_a_long_text_after_a_refused_change_stays_whole(ledger: Ledger) -> None:
-    """Its pieces keep together where the text before them is not as long as it was."""
+def test_a_refusal_that_comes_twice_takes_no_other_change(ledger: Ledger) -> None:
+    """The change had been sent twice, and another one has its place by now."""
     append(ledger, REFUSED)
-    append(ledger, "abcdefghij")
+    (frame,) = sent(ledger)
+    ledger.receive(refusal(TooLarge("large"), frame["event_id"]))
+    append(ledger, "a")
+    assert sent(ledger)[0]["event_id"] != frame["event_id"]
+    ledger.receive(refusal(TooLarge("large"), frame["event_id"]))
+    assert ledger.text == "a"
+    assert len(ledger.refused) == 1
+
+
+def test_whoever_waits_for_a_refused_change_hears_why(ledger: Ledger) -> None:
+    append(ledger, "a")
+    before = ledger.ask()
+    append(ledger, REFUSED)
+    after = ledger.ask()
     frames = sent(ledger)
-    ledger.receive(refusal(TooLarge("large"), frames[0]["event_id"]))
-    assert [error.code for error in ledger.refused] == ["too_large"]  # type: ignore[attr-defined]
-    assert ledger.text == "abcdefghij"
+    error = TooLarge("large")
+    ledger.receive(refusal(error, frames[2]["event_id"]))
+    assert [event_id for event_id, _ in ledger.failed] == [after]
+    assert ledger.refused == [], "it is told once"
+    assert isinstance(ledger.receive(done(1, "a", before)), tuple)
 
 
-def test_a_long_text_after_a_refused_change_is_not_mixed_up(ledger: Ledger) -> None:
-    append(ledger, "0123", "4567")
-    sent(ledger)
-    ledger.receive(ack(2, 8))
-    ledger.change("input_text.set", 0, 8, REFUSED)
-    append(ledger, "abcdefghij")
-    frames = sent(ledger)
-    ledger.receive(refusal(TooLarge("large"), frames[0]["event_id"]))
-    assert ledger.text == "01234567abcdefghij"
-
-
-def test_a_long_replacement_of_text_that_was_refused_is_refused_whole(ledger: Ledger) -> None:
-    append(ledger, "012", f"{REFUSED}45")
-    ledger.change("input_text.replace", 1, 6, "abcdefgh")
-    frames = sent(ledger)
-    assert ledger.text == "0abcdefgh"
-    ledger.receive(refusal(TooLarge("large"), frames[1]["event_id"]))
-    assert ledger.text == "012"
-    assert [error.code for error in ledger.refused] == ["too_large", "invalid_request"]  # type: ignore[attr-defined]
-
-
-def test_a_change_that_waits_in_the_socket_is_sent_again_too() -> None:
-    """While its frame waits for room, a change before it is refused."""
-    world = World()
-    append(world.ledger, REFUSED, "b", "c")
-    world.send()
-    world.serve()
-    world.hear()
-    world.send()
-    world.serve()
-    world.hear()
-    world.again()
-    world.settle()
-    assert world.server.text == "bc"
+def test_a_change_that_waits_in_the_socket_is_sent_again_too(ledger: Ledger) -> None:
+    """While its frame waits for room, what is to be sent begins anew."""
+    append(ledger, "a", "b", "c")
+    frames = ledger.frames()
+    next(frames)
+    ledger.again()
+    assert list(frames) == []
+    assert [frame["text"] for frame in sent(ledger)] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("error", [Overloaded("busy"), StorageFull("full")])
@@ -814,10 +812,10 @@ def test_every_error_of_the_table_comes_back_as_itself(kind: type[RequestError])
     event = load(json.loads(dump(error_event(error, "s", "1"))))
     assert isinstance(event, ErrorEvent)
     for body, status in ((error_body(error), kind.status), ({"error": event.error}, None)):
-        back = to_error(dict(body), status)
+        back = error_of(dict(body), status)
         assert type(back) is kind
         assert (str(back), back.param) == ("why", "text")
-    back = to_error(dict(error_body(error)))
+    back = error_of(dict(error_body(error)))
     assert (back.expected_offset, back.revision) == (3, 4)
 
 
@@ -825,13 +823,13 @@ def test_every_error_of_the_table_comes_back_as_itself(kind: type[RequestError])
 def test_an_answer_without_a_code_is_known_by_its_status(kind: type[RequestError]) -> None:
     body: dict[str, Any]
     for body in ({}, {"error": "a proxy's words"}, {"error": {"message": "m"}}, {"error": {"code": "unheard_of"}}):
-        assert to_error(body, kind.status).status == kind.status
+        assert error_of(body, kind.status).status == kind.status
 
 
 def test_an_answer_without_anything_is_an_internal_error() -> None:
     for status in (None, 502, 418):
-        assert type(to_error({}, status)) is Internal
-    assert "418" in str(to_error({}, 418))
+        assert type(error_of({}, status)) is Internal
+    assert "418" in str(error_of({}, 418))
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False), max_size=8))

@@ -408,7 +408,7 @@ def test_handshake_without_keys(live: Live) -> None:
         (None, 101),
         ("{scheme}://127.0.0.1:{port}", 101),
         ("HTTP://127.0.0.1:{port}", 101),
-        ("https://127.0.0.1:{port}", 403),
+        ("https://127.0.0.1:{port}", 101),  # something before us ends TLS
         ("http://127.0.0.1", 403),
         ("http://localhost:{port}", 403),
         ("http://127.0.0.1:{port}.evil.example", 403),
@@ -502,3 +502,11 @@ def test_no_sockets(serve: Serve) -> None:
     live = serve(Settings(max_sockets=0))
     assert handshake(live).status_code == 429
     assert live.post("a").status_code == 200
+
+
+def test_pages_of_others_may_not_write(live: Live) -> None:
+    """A form or a fetch without a body needs no preflight; it would fill an open server with sessions."""
+    for method, path in (("POST", "/v1/sessions"), ("POST", "/v1/embeddings"), ("DELETE", "/v1/sessions/x")):
+        answer = live.client.request(method, path, headers={"Origin": "https://evil.example"})
+        assert (answer.status_code, error_of(answer)["code"]) == (403, "forbidden_origin")
+    assert live.client.post("/v1/sessions", headers={"Origin": live.url}).status_code == 201

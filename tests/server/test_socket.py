@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -319,8 +320,8 @@ def test_prompts(peer: Peer, live: Live, options: dict[str, Any]) -> None:
         ({"watch": [{"id": "w", "embedding": [1.0] * 63, "threshold": 1}]}, "invalid_request", "watch[0].embedding"),
         ({"watch": [{"id": "w", "embedding": [0.0] * 64, "threshold": 1}]}, "invalid_request", "watch[0].embedding"),
         ({"watch": [{"id": "w", "text": "a", "threshold": 0.5}] * 2}, "invalid_request", "watch[1].id"),
-        ({"watch": [{"id": "w", "text": "a", "threshold": 1.5}]}, "invalid_request", "watch.0.threshold"),
-        ({"watch": [{"id": "", "text": "a", "threshold": 0.5}]}, "invalid_request", "watch.0.id"),
+        ({"watch": [{"id": "w", "text": "a", "threshold": 1.5}]}, "invalid_request", "watch[0].threshold"),
+        ({"watch": [{"id": "", "text": "a", "threshold": 0.5}]}, "invalid_request", "watch[0].id"),
         ({"watch": [{"id": str(n), "text": "a", "threshold": 0.5} for n in range(65)]}, "invalid_request", "watch"),
         ({"colour": "blue"}, "invalid_request", "colour"),
         ({"session": "mine"}, "invalid_request", "session"),
@@ -1653,3 +1654,41 @@ def test_typed_character_by_character(live: Live, language: str) -> None:
                 typist.evict()
         typist.finish()
     assert len({event["revision"] for event in typist.embeddings}) > len(TEXTS[language]) // 2
+
+
+# What has begun is finished
+
+
+def test_close_of_a_client_that_left_is_finished(serve: Serve, tmp_path: Path) -> None:
+    """Its text is erased and its memory is given back, though nobody hears the answer."""
+    live = serve(Settings(journal=str(tmp_path / "journal")))
+    before = live.engine.stats().sessions
+    for _ in range(8):
+        with open_peer(live) as peer:
+            session = peer.create(text="secret text", emit={"on": "append"})["session"]
+            peer.send("input_text.append", session=session, text=HEAVY)
+            peer.send("session.close", session=session)
+            peer.drop()
+    until(lambda: live.client.get("/v1/sessions").json()["data"] == [])
+    until(lambda: live.engine.stats().sessions <= before)
+    until(lambda: b"secret text" not in b"".join(file.read_bytes() for file in tmp_path.iterdir()))
+
+
+def test_changes_near_the_start_of_a_long_text_hold_nobody_up(live: Live) -> None:
+    """Each is one character, and has all that follows tokenised again: that is done in a thread, and others have their
+    turn between them."""
+    turns = 0
+    with open_peer(live) as peer, open_peer(live) as other:
+        session, mine = peer.create()["session"], other.create()["session"]
+        peer.ask("input_text.append", session=session, text="=" * 6000)
+        for number in range(300):
+            peer.send("input_text.replace", session=session, start=0, end=1, text="=", event_id=f"r{number}")
+        until(lambda: stream_is_busy(live, session))
+        while stream_is_busy(live, session):
+            other.ask("input_text.append", session=mine, text="x")
+            turns += 1
+    assert turns > 3
+
+
+def stream_is_busy(live: Live, session: str) -> bool:
+    return sockets_of(live)._registry._streams[session]._busy is not None

@@ -952,17 +952,21 @@ def test_drift_emits_when_the_vector_has_moved_away_from_the_last_one_sent() -> 
     assert not desk.ear.all(EmbeddingSkipped)
 
 
-def test_drift_counts_from_an_embedding_that_was_asked_for() -> None:
-    desk = Desk("x", emit={"on": "drift", "drift": 1 - math.cos(math.radians(10.5))}, hidden=turned)
+def test_drift_counts_from_what_was_emitted_whoever_asks_meanwhile() -> None:
+    """Else a neighbour that asks again and again would hide a slow drift."""
+    desk, other = Desk("x", emit={"on": "drift", "drift": 1 - math.cos(math.radians(10.5))}, hidden=turned), Ear()
     desk.finish()
     desk.append("x" * 5)
     desk.finish()
     desk.embed()
     desk.finish()
     assert [event.offset for event in desk.ear.all(EmbeddingDone)] == [1, 6]
+    desk.embed("e", other)
+    desk.finish()
+    assert other.one(EmbeddingDone).drift is None, "it was sent nothing before"
     desk.append("x" * 10)
     desk.finish()
-    assert not desk.ear.all(EmbeddingDone)
+    assert [event.offset for event in desk.ear.all(EmbeddingDone)] == [16]
 
 
 def test_manual_emits_nothing() -> None:

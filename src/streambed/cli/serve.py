@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -82,6 +83,7 @@ def run(settings: Settings) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
     _check_tls(settings)
+    _raise_file_limit()
     listener = _listen(settings)  # before the model is loaded: a taken port is known at once
     keys = _choose_keys(settings)
 
@@ -166,6 +168,17 @@ def _choose_keys(settings: Settings) -> tuple[str, ...]:
     key = f"sb-{secrets.token_urlsafe(24)}"
     logger.warning("The address is not loopback and no --api-key was given. Requests must carry this key: %s", key)
     return (key,)
+
+
+def _raise_file_limit() -> None:
+    """Each connection takes a descriptor, and many systems allow a process 1,024 unless it asks for more."""
+    try:
+        import resource
+    except ImportError:  # not on every platform
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _usable_cores() -> int:

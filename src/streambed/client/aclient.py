@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
 
-from streambed.client.reconnect import Emitted, Ledger, Triggered, backoff, check_text, decode, to_error
-from streambed.errors import ConnectionLost, InvalidRequest, RequestError, StreambedError
-from streambed.wire import MAX_INPUTS, SessionClosed, load
+from streambed.client.reconnect import Emitted, Ledger, Triggered, backoff, check_text, decode
+from streambed.errors import ConnectionLost, InvalidRequest, RequestError, SettingsError, StreambedError
+from streambed.wire import MAX_INPUTS, InputTextAck, SessionClosed, error_of, load
 
 DEFAULT_URL = "http://127.0.0.1:30000"
+FIRST_SECONDS = 5.0
+"""How long a stream tries to reach a server that has never answered."""
 MAX_UNACKNOWLEDGED = 512
 """Changes kept before `append` waits; the server compares as many again."""
 CLOSE_SECONDS = 5.0
@@ -48,7 +50,7 @@ class AsyncClient:
         """
         self._base = base_url.rstrip("/").removesuffix("/v1")
         if urlsplit(self._base).scheme not in ("http", "https"):
-            raise ValueError(f"base_url is {base_url!r}; a URL such as {DEFAULT_URL} is expected")
+            raise SettingsError(f"the server's URL is {base_url!r}; one such as {DEFAULT_URL} is expected")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._model = model
         self._timeout, self._reconnect = timeout, reconnect
@@ -152,7 +154,7 @@ class AsyncClient:
         except orjson.JSONDecodeError:
             value = {}
         if response.status_code >= 400:
-            raise to_error(value, response.status_code)
+            raise error_of(value, response.status_code)
         if not isinstance(value, dict):
             raise ConnectionLost(f"{self._base} is no Streambed server")
         return value
@@ -163,8 +165,10 @@ class AsyncStream:
 
     Changes return as soon as they are taken; they are sent in order, kept until the server has acknowledged them, and sent
     again after a lost connection; the server applies each once. If the server has lost the session (it was restarted without
-    a journal), the stream begins it again with the text that it has. A change that the server refuses raises at the next
-    call. Positions count code points.
+    a journal), the stream begins it again with the text that it has. Positions count code points.
+
+    A change that the server refuses (the text would be too long) raises at the next call, or from the `embedding` that waits
+    for it; neither it nor what was changed after it is applied, and `text` says what is.
     """
 
     def __init__(
@@ -183,8 +187,16 @@ class AsyncStream:
         self._triggered: deque[Triggered] = deque(maxlen=MAX_TRIGGERED)
         self._ended: StreambedError | None = None
         self._closed = False
+        self._reason = "the connection was closed"
+        """Why there is no connection."""
         self._opening: dict[str, Any] | None = None
         self._retry: asyncio.TimerHandle | None = None
+        self._retries = 0
+        self._attempt = 0
+        self._answered = False
+        """Whether the server has ever said anything."""
+        self._lost = 0.0
+        """When the connection was lost, or wanted first."""
         self.connections = 0
         """How often it has connected."""
         if text:
@@ -259,7 +271,7 @@ class AsyncStream:
             self._raise_refused()  # the text is empty, perhaps because it was refused: that is the reason to tell
             raise
         except TimeoutError:
-            raise TimeoutError(f"no embedding within {self._timeout} seconds") from None
+            raise TimeoutError(f"no embedding within {self._timeout} seconds{self._why()}") from None
         finally:
             del self._answers[event_id]
             self._ledger.forget(event_id)
@@ -319,7 +331,22 @@ class AsyncStream:
 
     def _start(self) -> None:
         if self._task is None:
+            self._lost = asyncio.get_running_loop().time()
             self._task = asyncio.get_running_loop().create_task(self._run())
+            self._task.add_done_callback(self._stopped)
+
+    def _stopped_writing(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._end(ConnectionLost(f"the client failed: {error!r}"))
+
+    def _stopped(self, task: asyncio.Task[None]) -> None:
+        """Whatever has ended the task has ended the stream."""
+        error = None if task.cancelled() else task.exception()
+        self._end(ConnectionLost("the stream was closed" if error is None else f"the client failed: {error!r}"))
+
+    def _why(self) -> str:
+        reason = self._reason if self._connection is None else self._ledger.reason
+        return f": {reason}" if reason else ""
 
     def _check(self) -> None:
         """Raises what has ended the stream, or why a change was refused."""
@@ -359,13 +386,11 @@ class AsyncStream:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            raise TimeoutError(f"changes were not acknowledged within {self._timeout} seconds") from None
+            raise TimeoutError(f"changes were not acknowledged within {self._timeout} seconds{self._why()}") from None
 
     async def _run(self) -> None:
         """Keeps a connection, until the stream ends."""
         loop = asyncio.get_running_loop()
-        self._attempt, self._heard = 0, loop.time()
-        reason: Exception = ConnectionLost("the connection was closed")
         while True:
             try:
                 async with connect(
@@ -383,26 +408,25 @@ class AsyncStream:
                 status = error.response.status_code
                 body = error.response.body or b""
                 try:
-                    refusal = to_error(orjson.loads(body), status)
+                    refusal = error_of(orjson.loads(body), status)
                 except orjson.JSONDecodeError:
-                    refusal = to_error({}, status)
+                    refusal = error_of({}, status)
                 if status < 500 and not refusal.retryable:  # a proxy's 502 will pass
                     self._end(refusal)
                     return
-                reason = refusal
+                self._reason = str(refusal)
             except StreambedError as error:
                 self._end(error)
                 return
             except (OSError, WebSocketException, InvalidHandshake, TimeoutError) as error:
-                reason = error
-            except Exception as error:
-                self._end(ConnectionLost(f"the client failed: {error!r}"))
-                raise
+                self._reason = str(error) or type(error).__name__
             finally:
                 self._connection, self._ledger.live = None, False
                 self._changed.set()
-            if loop.time() - self._heard > self._patience:
-                self._end(ConnectionLost(f"{self._url} cannot be reached: {reason}"))
+            # A server that never answered is a wrong address rather than a lost connection.
+            patience = self._patience if self._answered else min(self._patience, FIRST_SECONDS)
+            if loop.time() - self._lost > patience:
+                self._end(ConnectionLost(f"{self._url} cannot be reached: {self._reason}"))
                 return
             await asyncio.sleep(backoff(self._attempt))
             self._attempt += 1
@@ -412,14 +436,20 @@ class AsyncStream:
         self._opening = self._ledger.opening()
         self._work.set()
         writing = asyncio.create_task(self._write(connection))
+        writing.add_done_callback(self._stopped_writing)
         try:
             async for message in connection:
                 value = orjson.loads(message)
                 event = load(value)
                 if event is None:
                     continue  # of a newer server
-                self._attempt, self._heard = 0, asyncio.get_running_loop().time()
+                self._attempt, self._answered = 0, True
+                if isinstance(event, InputTextAck):
+                    self._retries = 0
                 result = self._ledger.receive(event)
+                failed, self._ledger.failed = self._ledger.failed, []
+                for event_id, refusal in failed:
+                    self._answer(event_id, refusal)
                 if isinstance(result, Emitted):
                     self._emitted = result
                 elif isinstance(result, Triggered):
@@ -427,7 +457,10 @@ class AsyncStream:
                 elif isinstance(result, tuple):
                     self._answer(*result)
                 elif result is not None and self._retry is None:
-                    self._retry = asyncio.get_running_loop().call_later(result, self._again, connection)
+                    if result:
+                        result += backoff(self._retries)
+                        self._retries += 1
+                    self._retry = asyncio.get_running_loop().call_later(result, self._again)
                 if isinstance(event, SessionClosed) and event.reason in ("draining", "idle", "lifetime"):
                     return
                 self._work.set()
@@ -435,13 +468,14 @@ class AsyncStream:
         except ConnectionClosed:
             pass
         finally:
+            self._lost = asyncio.get_running_loop().time()
             if self._retry is not None:
                 self._retry.cancel()
                 self._retry = None
             writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)
 
-    def _again(self, connection: ClientConnection) -> None:
+    def _again(self) -> None:
         """Sends what is pending once more, on the same connection."""
         self._retry = None
         self._ledger.again()
@@ -450,17 +484,18 @@ class AsyncStream:
         self._work.set()
 
     async def _write(self, connection: ClientConnection) -> None:
-        while True:
-            await self._work.wait()
-            self._work.clear()
-            opening, self._opening = self._opening, None
-            if opening is not None:
-                await self._send(connection, opening)
-            for frame in self._ledger.frames():
-                await self._send(connection, frame)
+        with contextlib.suppress(WebSocketException):  # the reader finds the connection broken, too
+            while True:
+                await self._work.wait()
+                self._work.clear()
+                opening, self._opening = self._opening, None
+                if opening is not None:
+                    await self._send(connection, opening)
+                for frame in self._ledger.frames():
+                    await self._send(connection, frame)
 
     async def _send(self, connection: ClientConnection, frame: dict[str, Any]) -> None:
-        await connection.send(orjson.dumps(frame).decode())
+        await connection.send(orjson.dumps(frame, option=orjson.OPT_SERIALIZE_NUMPY).decode())
 
     def _answer(self, event_id: str, answer: Emitted | RequestError) -> None:
         waiter = self._answers.get(event_id)

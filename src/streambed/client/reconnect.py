@@ -10,16 +10,14 @@ import base64
 import random
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streambed.errors import (
-    ERROR_TABLE,
     ConnectionLost,
-    Internal,
     InvalidRequest,
     NotFound,
     RequestError,
@@ -38,11 +36,13 @@ from streambed.wire import (
     SessionReport,
     SessionResumed,
     WatchTriggered,
+    error_of,
 )
 
+RETRY_SECONDS = 0.25
+"""After how long at least a change is sent again that the server had no room for."""
 PIECE = 64 << 10
 """Characters of one change; more than that goes as several, so that every frame is small enough."""
-_ERRORS = {error.code: error for error in ERROR_TABLE}
 _CONFLICTS = ("revision_conflict", "offset_conflict")
 
 
@@ -50,7 +50,7 @@ _CONFLICTS = ("revision_conflict", "offset_conflict")
 class Emitted:
     """An embedding of the text, as a stream gives it."""
 
-    vector: NDArray[np.float32]
+    vector: NDArray[np.float32] = field(repr=False)
     """float32 [dimensions], of unit length: the exact embedding of the text at `revision`."""
     revision: int
     offset: int
@@ -79,8 +79,8 @@ class Change:
     start: int
     end: int
     text: str
-    group: int
-    """The pieces of one call have the same."""
+    number: int
+    """No other change of the stream has it."""
     sent: bool = False
 
     def apply(self, text: str) -> str:
@@ -116,13 +116,17 @@ class Ledger:
     """Whether the session is open on the connection that there is now."""
     refused: list[StreambedError] = field(default_factory=list)
     """Why changes were not applied; for the next call to raise."""
+    failed: list[tuple[str, RequestError]] = field(default_factory=list)
+    """Asks that will not be answered, since a change before them was refused."""
+    reason: RequestError | None = None
+    """Why the server refused something that is sent again, until it takes a change."""
     limits: dict[str, int] = field(default_factory=dict)
     fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         self._acked = ""
         self._pending: deque[Change | Ask] = deque()
-        self._asked = self._groups = 0
+        self._asked = self._changes = 0
         self._paused = False
         self._epoch = 0  # raised when what is to be sent begins anew
 
@@ -136,14 +140,16 @@ class Ledger:
         most = self.limits.get("max_characters", len(self.text) + len(text))
         if len(self.text) - (end - start) + len(text) > most:
             raise TooLarge(f"the text would have more than {most:,} characters, which is the server's limit")
-        self._groups += 1
         for at in range(0, max(len(text), 1), PIECE):
-            change = Change(type, start, end, text[at : at + PIECE], self._groups)
+            change = self._make(type, start, end, text[at : at + PIECE])
             self._pending.append(change)
             self.text = change.apply(self.text)
-            # The rest of an append stays one, wherever the text will end by then.
-            type = "input_text.append" if type == "input_text.append" else "input_text.replace"
+            type = "input_text.replace"
             start = end = start + len(change.text)
+
+    def _make(self, type: str, start: int, end: int, text: str) -> Change:
+        self._changes += 1
+        return Change(type, start, end, text, self._changes)
 
     def ask(self) -> str:
         """Asks for an embedding of the text as it is; returns the id that its answer carries."""
@@ -217,7 +223,7 @@ class Ledger:
         frame: dict[str, Any] = {
             "type": change.type,
             "session": self.session,
-            "event_id": f"change-{base}",
+            "event_id": f"change-{change.number}",
             "base_revision": base,
             "text": change.text,
         }
@@ -242,12 +248,7 @@ class Ledger:
                     raise RevisionConflict("another client changed the session's text")
             case EmbeddingDone():
                 emitted = _emitted(event)
-                if event.event_id is None:
-                    return emitted
-                if self._is_early(event.event_id, event.revision):
-                    return None
-                self.forget(event.event_id)
-                return event.event_id, emitted
+                return emitted if event.event_id is None else self._answer(event.event_id, emitted)
             case WatchTriggered():
                 return Triggered(event.watch, event.score, event.revision, event.offset)
             case SessionClosed():
@@ -267,15 +268,19 @@ class Ledger:
             count += isinstance(item, Change)
         return 0
 
-    def _is_early(self, event_id: str, revision: int) -> bool:
-        """Whether an answer is of a text that lacks a change made before it was asked for (the server had refused one for
-        a while); then it is asked for again."""
-        behind = self._behind(event_id)
-        ask = next((item for item in self._pending if isinstance(item, Ask) and item.event_id == event_id), None)
-        if ask is None or revision >= (self.revision + behind if behind else ask.needs):
-            return False
-        ask.sent = False
-        return True
+    def _find(self, event_id: str) -> Ask | None:
+        return next((item for item in self._pending if isinstance(item, Ask) and item.event_id == event_id), None)
+
+    def _answer(self, event_id: str, emitted: Emitted) -> tuple[str, Emitted] | None:
+        ask, behind = self._find(event_id), self._behind(event_id)
+        if ask is None:
+            return None  # nobody waits for it any more
+        if emitted.revision < (self.revision + behind if behind else ask.needs):
+            # Of a text that lacks a change made before it was asked for: the server had refused one for a while.
+            ask.sent = False
+            return None
+        self.forget(event_id)
+        return event_id, emitted
 
     def _report(self, event: SessionReport) -> None:
         self.session, self.resume_token = event.session, event.resume_token
@@ -298,6 +303,7 @@ class Ledger:
             if change is None:
                 raise RevisionConflict("another client changed the session's text")
             self.revision += 1
+            self.reason = None
             for item in list(self._pending)[self._pending.index(change) :]:
                 if isinstance(item, Ask):
                     item.needs = self.revision
@@ -312,22 +318,23 @@ class Ledger:
             raise ConnectionLost("another connection has taken the session over")
 
     def _error(self, event: ErrorEvent) -> tuple[str, RequestError] | float | None:
-        error = to_error({"error": event.error, "expected_offset": event.expected_offset, "revision": event.revision})
+        error = error_of(asdict(event))
         event_id = event.event_id or ""
         if event_id == "open":
             if isinstance(error, NotFound) and self.session is not None:
                 self._begin_again()
                 return 0.0
             if error.retryable:
+                self.reason = error
                 return RETRY_SECONDS
             raise error
         if event_id.startswith("ask-"):
+            ask = self._find(event_id)
+            if ask is None:
+                return None
             # Refused for want of a text that is still to come, perhaps.
             if error.retryable or (isinstance(error, InvalidRequest) and self._behind(event_id)):
-                self._paused = True
-                for item in self._pending:
-                    if isinstance(item, Ask) and item.event_id == event_id:
-                        item.sent = False
+                self._paused, self.reason, ask.sent = True, error, False
                 return RETRY_SECONDS
             self.forget(event_id)
             return event_id, error
@@ -337,33 +344,28 @@ class Ledger:
         if error.code in _CONFLICTS:
             raise error
         if error.retryable:
-            self._paused = True
+            self._paused, self.reason = True, error
             return RETRY_SECONDS
         if error.code == "revision_gap":
             return None  # a consequence: one before it was refused, and is or will be dealt with
-        self._drop(int(event_id.removeprefix("change-")) - self.revision, error)
+        self._drop(int(event_id.removeprefix("change-")), error)
         return 0.0
 
-    def _drop(self, index: int, error: RequestError) -> None:
-        """The server will not have this change. Those after it were made to a text that will never be."""
-        changes = [item for item in self._pending if isinstance(item, Change)]
-        if not 0 <= index < len(changes):
+    def _drop(self, number: int, error: RequestError) -> None:
+        """The server will not have this change; what came after it was made to a text that will never be, and goes too."""
+        items = list(self._pending)
+        at = next((n for n, item in enumerate(items) if isinstance(item, Change) and item.number == number), None)
+        if at is None:
             return  # it was dropped before
-        self.refused.append(error)
-        gone = {change for change in changes[index:] if change.group == changes[index].group}
+        kept, gone = items[:at], items[at:]
+        self._pending = deque(kept)
         self.text = self._acked
-        for change in changes:
-            if change.type == "input_text.append":
-                change.start = change.end = len(self.text)
-            elif change.type == "input_text.set":
-                change.end = len(self.text)
-            if change not in gone and change.end <= len(self.text):
-                self.text = change.apply(self.text)
-                continue
-            self._pending.remove(change)
-            if change not in gone:
-                gone |= {each for each in changes if each.group == change.group}
-                self.refused.append(InvalidRequest("a change was made to text that the server refused"))
+        for item in kept:
+            self.text = item.apply(self.text) if isinstance(item, Change) else self.text
+        asks = [item.event_id for item in gone if isinstance(item, Ask)]
+        self.failed += [(event_id, error) for event_id in asks]
+        if not asks:  # otherwise whoever asked hears of it
+            self.refused.append(error)
 
     def _begin_again(self) -> None:
         """The server has lost the session: all of its text is new to the next one."""
@@ -374,30 +376,13 @@ class Ledger:
             if isinstance(item, Ask):
                 item.needs = 0
         for at in reversed(range(0, len(held), PIECE)):
-            self._pending.appendleft(Change("input_text.append", at, at, held[at : at + PIECE], 0))
-
-
-RETRY_SECONDS = 0.25
-"""After how long a change is sent again that the server had no room for."""
+            self._pending.appendleft(self._make("input_text.append", at, at, held[at : at + PIECE]))
 
 
 def backoff(attempt: int) -> float:
     """Seconds before the next attempt: a tenth, doubled up to five, and less by chance so that not all come at once."""
     ceiling: float = min(5.0, 0.1 * 2 ** min(attempt, 10))
     return ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
-
-
-def to_error(body: dict[str, Any], status: int | None = None) -> RequestError:
-    """The exception that an error's body stands for."""
-    described = body.get("error")
-    if not isinstance(described, dict):
-        described = {}
-    kind = _ERRORS.get(described.get("code", ""))
-    if kind is None:
-        kind = next((error for error in ERROR_TABLE if error.status == status), Internal)
-    error = kind(str(described.get("message", f"the server answered {status}")), described.get("param"))
-    error.expected_offset, error.revision = body.get("expected_offset"), body.get("revision")
-    return error
 
 
 def check_text(text: str) -> None:

@@ -75,6 +75,11 @@ class Session:
             return self._tokenizer.num_tokens
 
     @property
+    def unsettled(self) -> int:
+        """Characters at its end that each change tokenises again."""
+        return self._tokenizer.unsettled
+
+    @property
     def is_warm(self) -> bool:
         """Whether its KV is there, at least of a part; otherwise the next embedding computes it again."""
         return self._sequence.slab is not None

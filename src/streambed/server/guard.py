@@ -59,6 +59,8 @@ class Guard:
             if path in OPEN_PATHS:
                 await self._app(scope, receive, send)
                 return
+            if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+                self._check_origin(headers)
             if scope["method"] != "OPTIONS":  # a preflight carries no key and reads nothing
                 scope.setdefault("state", {})["owner"] = self._check_key(headers)
             if scope["method"] not in ("POST", "PUT"):
@@ -86,7 +88,7 @@ class Guard:
         try:
             headers = _headers(scope)
             self._check_host(headers)
-            self._check_origin(scope, headers)
+            self._check_origin(headers)
             scope.setdefault("state", {})["owner"] = self._check_key(headers)
             if scope["path"] not in SOCKET_PATHS:
                 raise NotFound("there is no WebSocket at this path")
@@ -101,17 +103,17 @@ class Guard:
         finally:
             self._sockets -= 1
 
-    def _check_origin(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
-        """Browsers open WebSockets for any page, so a page must be ours or named by --allow-origin (CSWSH)."""
+    def _check_origin(self, headers: dict[bytes, bytes]) -> None:
+        """Browsers open WebSockets and post for any page, so a page must be of this host (behind whatever terminates TLS)
+        or named by --allow-origin: cross-site WebSocket hijacking, cross-site request forgery."""
         origin = headers.get(b"origin")
         if origin is None:
             return  # no browser
-        name = origin.decode("latin-1")
-        scheme = "https" if scope["scheme"] == "wss" else "http"
-        ours = f"{scheme}://{headers.get(b'host', b'').decode('latin-1')}"
+        host = headers.get(b"host", b"")
         allowed = self._settings.allow_origin
-        if name.lower() != ours.lower() and name not in allowed and "*" not in allowed:
-            raise ForbiddenOrigin("pages of this origin may not open streams here; see --allow-origin")
+        name = origin.decode("latin-1")
+        if origin.partition(b"://")[2].lower() != host.lower() and name not in allowed and "*" not in allowed:
+            raise ForbiddenOrigin("pages of this origin may not write or open streams here; see --allow-origin")
 
     def _check_host(self, headers: dict[bytes, bytes]) -> None:
         """Without a key, only names of this machine will do: a web page could point its own name here (DNS rebinding)."""
@@ -135,8 +137,8 @@ class Guard:
     def _check_media(self, headers: dict[bytes, bytes]) -> None:
         if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
             raise UnsupportedMedia("compressed bodies are not accepted")
-        if headers.get(b"content-length") == b"0":
-            return
+        if headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers:
+            return  # there is no body
         kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if kind != b"application/json":
             raise UnsupportedMedia("Content-Type must be application/json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 import orjson
@@ -11,7 +12,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from streambed.errors import ERROR_TABLE, DeadlineExceeded, Internal, RequestError, TooLarge
+from streambed.errors import DeadlineExceeded, TooLarge
 from streambed.settings import Settings
 from streambed.streams.registry import Registry
 from streambed.wire import (
@@ -26,6 +27,7 @@ from streambed.wire import (
     SessionOptions,
     SetRequest,
     dump,
+    error_of,
     parse,
 )
 
@@ -35,8 +37,6 @@ Body = TypeVar("Body", bound=BaseModel)
 
 _GRACE_SECONDS = 5.0
 """The engine keeps deadlines at the start of each step; a step that hangs, or a disk, is given this long."""
-
-_ERRORS = {error.code: error for error in ERROR_TABLE}
 
 
 ROUTES: tuple[tuple[str, str, str, type[BaseModel] | None], ...] = (
@@ -137,11 +137,5 @@ async def _parse(model: type[Body], request: Request) -> Body:
 def _reply(event: ServerEvent, status: int = 200) -> Response:
     """An event as a reply; an error as what it would be anywhere else."""
     if isinstance(event, ErrorEvent):
-        raise _to_error(event)
+        raise error_of(asdict(event))
     return Response(dump(event), status, media_type="application/json")
-
-
-def _to_error(event: ErrorEvent) -> RequestError:
-    error = _ERRORS.get(event.error["code"], Internal)(event.error["message"], event.error["param"])
-    error.expected_offset, error.revision = event.expected_offset, event.revision
-    return error

@@ -172,6 +172,7 @@ class Socket:
             if message["type"] == "websocket.disconnect":
                 return
             await self._receive(message.get("text"))
+            await asyncio.sleep(0)  # hundreds of frames may have come in one piece; others' turn
 
     async def _receive(self, text: str | None) -> None:
         session = event_id = None

@@ -288,7 +288,8 @@ class Journal:
         connection.execute("DELETE FROM sessions WHERE id = ?", (session,))
 
     def _reopen(self) -> sqlite3.Connection:
-        """After a fault: what was refused, but reached the disk, goes; what is no longer there cannot be written on."""
+        """After a fault: changes that were refused, but reached the disk, go; what is no longer there cannot be written on.
+        (A whole text that did is overwritten by the session's next change, which brings the whole text again.)"""
         connection = self._open()
         try:
             there = {row[0] for row in connection.execute("SELECT id FROM sessions")} - self._damaged

@@ -241,13 +241,15 @@ class Protocol:
         """Length of its text in the session's unit."""
         self._acked_text: str | None = None  # kept while something is not on disk
         self._applied: deque[_Applied] = deque()
+        self._unacked = 0
         self._owed: list[_Owed] = []
         self._explicit: deque[Probe] = deque()
         self._automatic: Probe | None = None
         self._unsent = False  # whether the client has yet to take the last automatic embedding
         self._due: int | None = None
         self._skipped: int | None = None
-        self._last: Vector | None = None  # that was sent
+        self._last: Vector | None = None  # that was sent to the socket
+        self._emitted: Vector | None = None  # that was sent to it unasked
         self._seen: tuple[Vector, Probe] | None = None  # the last, sent or not
         self._since_snapshot = [0, 0]
         self.queued = 0
@@ -271,8 +273,14 @@ class Protocol:
         return None if idle else self._trigger.wake_at()
 
     @property
+    def offset(self) -> int:
+        """Length of the text in the session's unit."""
+        return self._offset
+
+    @property
     def unacked_characters(self) -> int:
-        return sum(len(change.commit.text) for change in self._applied)
+        """Characters of changes that are applied and not on disk."""
+        return self._unacked
 
     @property
     def credit(self) -> int:
@@ -288,7 +296,7 @@ class Protocol:
             self._send(before, SessionClosed(session=self.id, reason="taken_over"))
             self._forget(before)
         if before is not client:
-            self._last = None  # it has been sent nothing
+            self._last = self._emitted = None  # it has been sent nothing
         if self.document.offset:
             self._trigger.touch(now)
 
@@ -375,6 +383,7 @@ class Protocol:
         """A change, and so all before it, is on disk."""
         while self._applied and self._applied[0].commit.revision <= commit.revision:
             done, text = self._applied.popleft(), self._acked_text
+            self._unacked -= len(done.commit.text)
             assert text is not None
             self._acked_text = text[: done.commit.start] + done.commit.text + text[done.commit.end :]
             self.acked, self.acked_offset = done.commit.revision, done.offset
@@ -394,6 +403,7 @@ class Protocol:
         for _ in range(min(len(self._applied), len(self.digests))):
             self.digests.pop()
         self._applied.clear()
+        self._unacked = 0
         self._acked_text = None
         self._since_snapshot = [SNAPSHOT_CHANGES, 0]  # the journal may hold what it could not finish: write it anew
         owed, self._owed = self._owed, []
@@ -426,14 +436,23 @@ class Protocol:
 
     def resolved(self, target: Target, vector: Vector | RequestError) -> None:
         """A watch's text was embedded: a unit vector, or why it could not be."""
+        target.resolving = False
         if isinstance(vector, RequestError):
-            if self.client is not None:
-                self._send(self.client, error_event(vector, self.id, None))
+            target.error = vector
+            self.tell_failures()
             return
         target.vector = vector
         # What stands there now is looked at, too.
         if self._seen is not None:
             self._watch(*self._seen)
+
+    def tell_failures(self) -> None:
+        """Tells the socket, if there is one, which watches cannot be in force, and why."""
+        for target in self.watches.failed() if self.client is not None else ():
+            assert self.client is not None
+            assert target.error is not None
+            self._send(self.client, error_event(target.error, self.id, None))
+            target.error = None
 
     # Inside
 
@@ -514,6 +533,7 @@ class Protocol:
                 self._acked_text = before
             commit = Commit(self.revision, start, end, text, digest, self.edited, self._snapshot(text))
             self._applied.append(_Applied(commit, self._offset, edited))
+            self._unacked += len(text)
             self._effects.append(commit)
         self._owe(self.revision, client, event.event_id)
 
@@ -646,8 +666,9 @@ class Protocol:
         if not probe.emitting:
             return
         emit = self.options.emit
-        if emit.on == "drift" and self._last is not None and _distance(self._last, vector) <= emit.drift:
+        if emit.on == "drift" and self._emitted is not None and _distance(self._emitted, vector) <= emit.drift:
             return
+        self._emitted = vector
         self._send_embedding(client, probe, vector, "emission")
         self._unsent = True
 
@@ -668,8 +689,10 @@ class Protocol:
         result = probe.result
         assert result is not None
         assert not isinstance(result, RequestError)
-        drift = None if self._last is None else round(_distance(self._last, vector), 6)
-        self._last = vector
+        drift = None
+        if client is self.client:
+            drift = None if self._last is None else round(_distance(self._last, vector), 6)
+            self._last = vector
         event = EmbeddingDone(
             session=self.id,
             event_id=probe.event_id,
@@ -714,18 +737,19 @@ def count(text: str, unit: typing.Literal["codepoint", "utf16", "utf8"]) -> int:
     """Length of a text in a unit."""
     match unit:
         case "utf16" if not text.isascii():
-            return len(text.encode("utf-16-le", "surrogatepass")) // 2
+            return len(text.encode("utf-16-le")) // 2
         case "utf8" if not text.isascii():
-            return len(text.encode("utf-8", "surrogatepass"))
+            return len(text.encode())
     return len(text)
 
 
 def _digest(event: Change) -> bytes:
     """Tells changes apart, positions and all; who sends them again sends the same."""
     place = (event.start, event.end) if isinstance(event, InputTextReplace) else None
-    return hashlib.blake2b(
-        orjson.dumps([event.type, place]) + event.text.encode("utf-8", "surrogatepass"), digest_size=DIGEST
-    ).digest()
+    change = orjson.dumps([event.type, place]) + event.text.encode(
+        "utf-8", "surrogatepass"
+    )  # a later check refuses those
+    return hashlib.blake2b(change, digest_size=DIGEST).digest()
 
 
 def _distance(a: Vector, b: Vector) -> float:

@@ -9,8 +9,9 @@ import hmac
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -25,6 +26,9 @@ from streambed.wire import SessionOptions
 
 logger = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
+
+_STOP_SECONDS = 5.0
 MAX_FRAME_BYTES = 1 << 20
 """Of a WebSocket message."""
 
@@ -40,6 +44,7 @@ class Registry:
         self._streams: dict[str, Stream] = {}
         self._count: Counter[str] = Counter()
         self._sweeper: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
         limits = Limits(
             max_characters=min(settings.max_session_characters, engine.max_characters),
             max_tokens=engine.info.max_tokens,
@@ -66,6 +71,8 @@ class Registry:
             self._sweeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._sweeper
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_STOP_SECONDS)
         self._pool.shutdown(cancel_futures=True)
         if self._journal is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._journal.close)
@@ -95,8 +102,8 @@ class Registry:
 
     async def fork(self, stream: Stream) -> Stream:
         """Opens a session with the same text and options. Raises as `create`."""
-        token = secrets.token_urlsafe(24)
-        return await self._enter(await stream.fork(_new_id(), token, _digest(token)))
+        self._check_room(stream.owner)
+        return await self._finish(self._fork(stream))
 
     def find(self, owner: str, id: str) -> Stream:
         """Raises NotFound, whether there is none or it is another's."""
@@ -116,13 +123,30 @@ class Registry:
     async def close(self, stream: Stream, client: Client | None = None, event_id: str | None = None) -> None:
         """Ends a session; its text is erased."""
         self._remove(stream)
-        await stream.close("closed", client, event_id)
+        await self._finish(stream.close("closed", client, event_id))
+
+    async def _finish(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """What has begun is finished, though who asked for it leaves: half of it would leave text behind."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def _fork(self, stream: Stream) -> Stream:
+        token = secrets.token_urlsafe(24)
+        return await self._enter(await stream.fork(_new_id(), token, _digest(token)))
+
+    def _check_room(self, owner: str) -> None:
+        most = self._settings.max_sessions
+        if self._count[owner] >= most:
+            raise Overloaded(f"{most} sessions are open, which is the limit for a key; close some")
 
     async def _enter(self, stream: Stream) -> Stream:
-        owner, most = stream.owner, self._settings.max_sessions
-        if self._count[owner] >= most:
+        try:
+            self._check_room(stream.owner)
+        except Overloaded:
             stream.release()
-            raise Overloaded(f"{most} sessions are open, which is the limit for a key; close some")
+            raise
         self._add(stream)
         try:
             await stream.open()

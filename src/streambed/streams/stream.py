@@ -1,7 +1,8 @@
 """One session on this server: the state machine, and what carries its effects out.
 
-Everything happens on the event loop, in the order in which it came; long work (a long text, a session to open) goes to a
-thread, and what comes meanwhile waits behind it.
+Work is done in the order in which it came, one at a time, on the event loop; what is long (a long text, a session to open)
+is done in a thread, and what comes meanwhile waits behind it. So the machine and the session are never touched by two at
+once; the queue itself belongs to the event loop.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from streambed.wire import (
     Change,
     EmbeddingCreate,
     Emit,
+    InputTextReplace,
     SessionClosed,
     SessionCreated,
     SessionOptions,
@@ -43,7 +45,7 @@ from streambed.wire import (
 logger = logging.getLogger(__name__)
 
 LARGE = 4096
-"""Characters beyond which a change is applied in a thread: about a millisecond of tokenising."""
+"""Characters to tokenise beyond which a change is applied in a thread: about a millisecond."""
 
 
 Report = TypeVar("Report", bound=SessionReport)
@@ -70,6 +72,9 @@ class _Work(NamedTuple):
     client: Client | None = None
     event_id: str | None = None
     size: int = 0
+    """Characters of a change."""
+    droppable: bool = False
+    """Whether it goes with its client."""
 
 
 class Stream:
@@ -82,7 +87,7 @@ class Stream:
         self._session: Session | None = None
         self._protocol: Protocol | None = None
         self._work: deque[_Work] = deque()
-        self._at_work = 0
+        self._queued = 0  # characters of changes that are not applied yet
         self._refusals: list[Send] = []
         self._busy: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -130,14 +135,21 @@ class Stream:
         self.touched = time.monotonic()
         size = 0 if isinstance(event, EmbeddingCreate) else len(event.text)
         protocol = self._protocol
-        in_flight = self._waiting + (protocol.unacked_characters if protocol is not None else 0)
+        in_flight = self._queued + (protocol.unacked_characters if protocol is not None else 0)
         if size and in_flight and in_flight + size > self._host.limits.credit:
             raise Overloaded(f"{in_flight:,} characters are not acknowledged yet; the session's credit is used up")
         if len(self._work) >= MAX_UNACKED:
             raise Overloaded(f"{len(self._work)} events of this session wait already")
-        heavy = protocol is None or size > LARGE
+        heavy = protocol is None or size + self._behind(event) > LARGE
         deadline = self.touched + (timeout or self._host.timeout)
-        self._run(_Work(lambda: self._receive(event, client, deadline), heavy, client, event.event_id, size))
+        self._run(_Work(lambda: self._receive(event, client, deadline), heavy, client, event.event_id, size, True))
+
+    def _behind(self, event: Change | EmbeddingCreate) -> int:
+        """Characters that are tokenised again for an event, beside its own."""
+        if self._session is None or self._protocol is None or isinstance(event, EmbeddingCreate):
+            return 0
+        behind = self._protocol.offset - event.start if isinstance(event, InputTextReplace) else 0
+        return max(behind, self._session.unsettled)
 
     def attach(
         self, client: Client, event_id: str | None, kind: type[SessionCreated | SessionResumed], **more: Any
@@ -174,7 +186,7 @@ class Stream:
     async def close(
         self, reason: Literal["closed", "expired"], client: Client | None = None, event_id: str | None = None
     ) -> None:
-        """Ends it. Its text is erased before anybody hears so."""
+        """Ends it. Its text is erased before anybody hears so; if the journal cannot be written, as soon as it can."""
         self._check_open()
         self._closing, self.holder = True, None
         await self._call(lambda: None)  # what came before has its turn
@@ -304,18 +316,13 @@ class Stream:
         if self._closing:
             raise NotFound("the session was closed", "session")
 
-    @property
-    def _waiting(self) -> int:
-        """Characters of changes that are not applied yet."""
-        return self._at_work + sum(work.size for work in self._work)
-
     def _run(self, work: _Work) -> None:
-        if self._busy is not None:
+        if self._busy is not None or work.heavy:
             self._work.append(work)
-        elif work.heavy:
-            self._work.append(work)
+            self._queued += work.size
+        if self._busy is None and work.heavy:
             self._busy = asyncio.get_running_loop().create_task(self._work_off())
-        else:
+        elif self._busy is None:
             self._do(work)
             self._flush()
 
@@ -348,19 +355,19 @@ class Stream:
         try:
             while self._work:
                 work = self._work.popleft()
-                self._at_work = work.size
+                if self._protocol is not None:
+                    self._protocol.queued = self._queued - work.size
                 if work.heavy:
                     await loop.run_in_executor(self._host.pool, self._do, work)
                 else:
                     self._do(work)
-                self._at_work = 0
+                    await asyncio.sleep(0)  # others' turn
+                self._queued -= work.size
                 self._flush()
         finally:
-            self._at_work, self._busy = 0, None
+            self._busy = None
 
     def _do(self, work: _Work) -> None:
-        if self._protocol is not None:
-            self._protocol.queued = self._waiting - work.size if self._busy is not None else 0
         try:
             work.run()
         except RequestError as error:
@@ -420,7 +427,9 @@ class Stream:
 
     def _drop(self, client: Client) -> None:
         """What a client has queued is not worked on any more."""
-        self._work = deque(work for work in self._work if work.client is not client)
+        gone = [work for work in self._work if work.droppable and work.client is client]
+        self._queued -= sum(work.size for work in gone)
+        self._work = deque(work for work in self._work if work not in gone)
 
     def _attach(
         self, client: Client, event_id: str | None, kind: type[SessionCreated | SessionResumed], more: dict[str, Any]
@@ -429,6 +438,7 @@ class Stream:
         protocol.attach(client, time.monotonic())
         self._flush()
         client.send(self.report(kind, event_id=event_id, **more))
+        protocol.tell_failures()
         protocol.tick(time.monotonic())
 
     def _detach(self, client: Client) -> None:

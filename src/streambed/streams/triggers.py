@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streambed.errors import InvalidRequest
+from streambed.errors import InvalidRequest, RequestError
 from streambed.wire import Emit, Watch
 
 Vector = NDArray[np.float32]
@@ -113,6 +113,10 @@ class Target:
     vector: Vector | None
     """Of unit length; None until the watch's text is embedded."""
     armed: bool = True
+    resolving: bool = False
+    """Whether its text is being embedded."""
+    error: RequestError | None = None
+    """Why that failed, until somebody is told. It is tried again when the watches are given again."""
 
 
 class Watches:
@@ -121,9 +125,6 @@ class Watches:
     def __init__(self, dimensions: int) -> None:
         self._dimensions = dimensions
         self._targets: list[Target] = []
-
-    def __len__(self) -> int:
-        return len(self._targets)
 
     def check(self, watches: list[Watch]) -> None:
         """Raises InvalidRequest where these watches make no sense."""
@@ -145,15 +146,22 @@ class Watches:
                     raise InvalidRequest(f"{where}: the embedding has no direction", f"{where}.embedding")
 
     def replace(self, watches: list[Watch]) -> list[Target]:
-        """Puts these in force, which `check` has passed. Those that are as before keep their state. Returns the new ones
-        whose text must be embedded."""
+        """Puts these in force, which `check` has passed. Those that are as before keep their state. Returns those whose
+        text must be embedded now."""
         before = {target.watch.id: target for target in self._targets}
         kept = [before.get(watch.id) for watch in watches]
         self._targets = [
             old if old is not None and old.watch == watch else self._target(watch)
             for old, watch in zip(kept, watches, strict=True)
         ]
-        return [target for target in self._targets if target.vector is None and target not in kept]
+        new = [target for target in self._targets if target.vector is None and not target.resolving]
+        for target in new:
+            target.resolving = True
+        return new
+
+    def failed(self) -> list[Target]:
+        """Those whose text could not be embedded, and nobody was told."""
+        return [target for target in self._targets if target.error is not None]
 
     def trigger(self, vector: Vector) -> list[tuple[str, float]]:
         """Watches that this vector of the text triggers, with their scores: each once, until it has gone away again."""

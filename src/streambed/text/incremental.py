@@ -183,6 +183,11 @@ class IncrementalTokenizer:
         return len(self._committed) + len(self._encoded_tail())
 
     @property
+    def unsettled(self) -> int:
+        """Characters at the end that each change encodes again: few, but for a run that has no safe split."""
+        return len(self._whole) - self._tail
+
+    @property
     def num_stable(self) -> int:
         """How many of the tokens no append can change."""
         return len(self._committed)
