@@ -1680,9 +1680,9 @@ def test_changes_near_the_start_of_a_long_text_hold_nobody_up(live: Live) -> Non
     turns = 0
     with open_peer(live) as peer, open_peer(live) as other:
         session, mine = peer.create()["session"], other.create()["session"]
-        peer.ask("input_text.append", session=session, text="=" * 6000)
+        peer.ask("input_text.append", session=session, text=HEAVY)
         for number in range(300):
-            peer.send("input_text.replace", session=session, start=0, end=1, text="=", event_id=f"r{number}")
+            peer.send("input_text.replace", session=session, start=0, end=1, text="x", event_id=f"r{number}")
         until(lambda: stream_is_busy(live, session))
         while stream_is_busy(live, session):
             other.ask("input_text.append", session=mine, text="x")
