@@ -3,9 +3,9 @@
     make serve                        # in another terminal
     python examples/llm_output.py
 
-The embedding of the answer is there when its last token is, and there is one for each sentence on the way: a guard that sees
-where an answer is heading need not wait for its end. Tokens come from a generator here; with a model they come from the
-stream of `chat.completions.create(..., stream=True)`.
+The embedding of the answer is there when its last token is, and there is one for each sentence on the way, unless it
+was overtaken by the next: a guard that sees where an answer is heading need not wait for its end. Tokens come from a
+generator here; with a model they come from the stream of `chat.completions.create(..., stream=True)`.
 """
 
 import sys
@@ -29,7 +29,7 @@ ANSWER = (
 def generate() -> Iterator[str]:
     """The tokens of an answer, as a model would give them."""
     for word in ANSWER.split(" "):
-        time.sleep(0.005)
+        time.sleep(0.02)
         yield word + " "
 
 

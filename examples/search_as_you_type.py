@@ -3,8 +3,7 @@
     make serve                                  # in another terminal
     python examples/search_as_you_type.py "how many hours does my kitten sleep"
 
-Without a query it reads one that is typed slowly. The list is embedded once; the query's stream emits after each change,
-and what was overtaken by a newer keystroke is skipped by the server, not queued.
+The list is embedded once, the query after each character of it; a line is printed when the best answer is another one.
 """
 
 import sys

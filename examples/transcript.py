@@ -4,8 +4,8 @@
     python examples/transcript.py
 
 Speech recognition sends hypotheses: each replaces the unfinished end of the one before. `set` hands each over as it is; the
-server finds what it has in common with the text before and computes the rest. Passages are retrieved while the speaker still
-speaks, and a watch calls for a person as soon as the talk turns to cancelling.
+server finds what it has in common with the text before and computes the rest. A passage is retrieved each time that the
+stream emits, while the speaker still speaks, and a watch calls for a person as soon as the talk turns to cancelling.
 """
 
 import asyncio
@@ -46,11 +46,13 @@ async def main(url: str = "http://127.0.0.1:30000") -> None:
                 async for event in stream:
                     if isinstance(event, Triggered):
                         print(f"  !! {event.watch}: {event.score:.2f}, at {event.offset} characters")
+                    else:
+                        print(f"  {event.offset:3} characters: {PASSAGES[(vectors @ event.vector).argmax()]}")
 
             listening = asyncio.create_task(listen())
             for hypothesis in HYPOTHESES:
                 await stream.set(hypothesis)
-                await asyncio.sleep(0.02)  # the speaker speaks
+                await asyncio.sleep(0.05)  # the speaker speaks
             result = await stream.embedding()
             best = (vectors @ result.vector).argmax()
             print(f"{stream.text}\n  -> {PASSAGES[best]}")

@@ -122,8 +122,8 @@ SECTIONS = {
         [[f"`{method} {path}`", " ".join(getattr(Sessions, name).__doc__.split())] for method, path, name, _ in ROUTES],
     ),
     "errors": lambda: table(
-        "| code | HTTP | close code | retryable |",
-        [[f"`{e.code}`", str(e.status), str(e.close_code or ""), "yes" if e.retryable else ""] for e in ERROR_TABLE],
+        "| code | HTTP | retryable |",
+        [[f"`{e.code}`", str(e.status), "yes" if e.retryable else ""] for e in ERROR_TABLE],
     ),
 }
 

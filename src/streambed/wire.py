@@ -238,7 +238,8 @@ class SessionReport(ServerEvent):
     kv: Literal["warm", "cold"] = _about("Whether the text is computed, or will be when an embedding is next wanted.")
     credit: int = _about("Characters that may be sent before the next acknowledgement.")
     limits: dict[str, int] = _about(
-        "`max_characters` and `max_tokens` of the text, `max_pending` embeddings asked for and not answered, "
+        "`max_characters` of the text, `max_tokens` as `input_text.ack` counts them, `max_pending` embeddings asked for and "
+        "not answered, "
         "`max_frame_bytes` of a frame."
     )
     dimensions: int = _about("Dimensions of the session's vectors.")
@@ -289,7 +290,7 @@ class InputTextAck(ServerEvent):
     type = "input_text.ack"
     revision: int = _about("How many changes are acknowledged.")
     offset: int = _about("Length of the text at that revision.")
-    tokens: int = _about("Tokens of instruction and text, as of now.")
+    tokens: int = _about("Tokens of instruction and text, as of now; the end token is not counted.")
     credit: int = _about("Characters that may be sent before the next acknowledgement.")
 
 

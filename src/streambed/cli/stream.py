@@ -55,7 +55,7 @@ def stream(
 
     \b
     streambed stream --against sentences.txt
-    tail -f log | streambed stream --against alerts.txt
+    some-model "a question" | streambed stream --against topics.txt
 
     Backspace, Ctrl-W (a word) and Ctrl-U (all) delete; Ctrl-D ends. Where standard output is no terminal, only the end is
     printed, as a JSON line.
@@ -77,6 +77,8 @@ def stream(
                 _follow(open_stream, view)
             else:
                 _feed(open_stream, view)
+                if open_stream.text.endswith("\n"):  # the end of a file's last line is no text
+                    open_stream.replace(open_stream.offset - 1, open_stream.offset, "")
                 view.finish()
                 click.echo(view.summary())
 
@@ -104,6 +106,11 @@ class View:
             return []
         scores = self._vectors @ self._emitted.vector
         return [(float(scores[at]), self._lines[at]) for at in (-scores).argsort()[: self._top]]
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the text as it is has not been seen."""
+        return self._emitted is None or self._emitted.offset != self._stream.offset
 
     def finish(self) -> None:
         """Looks at the text as it ended."""
@@ -133,18 +140,20 @@ class View:
         text, emitted = self._stream.text, self._emitted
         shown = Text(("…" if len(text) > _SHOWN else "") + text[-_SHOWN:])
         shown.append("▏", "bold green")
-        if emitted is None:
+        if not text:
             return Group(shown, Text("type something", "dim"))
+        if emitted is None:
+            return Group(shown, Text("computing ..." if self._stream.session else "connecting ...", "dim"))
         usage = emitted.usage
-        facts = {
-            "tokens": f"{usage['prompt_tokens']:,}",
-            "cached": f"{usage['cached_tokens']:,}",
-            "computed": f"{usage['computed_tokens']:,}",
-            "drift": "" if emitted.drift is None else f"{emitted.drift:.3f}",
-            "server": f"{emitted.timing_ms['total']:.1f} ms",
-            "here": "" if self._milliseconds is None else f"{self._milliseconds:.1f} ms",
-        }
-        line = Text.assemble(*((f"{name} {value}   ", "cyan") for name, value in facts.items() if value))
+        facts = [
+            f"{usage['prompt_tokens']:,} tokens",
+            f"{usage['cached_tokens']:,} cached",
+            f"{usage['computed_tokens']:,} computed",
+            *([] if emitted.drift is None else [f"drift {emitted.drift:.3f}"]),
+            f"{emitted.timing_ms['total']:.0f} ms on the server",
+            *([] if self._milliseconds is None else [f"{self._milliseconds:.0f} ms in all"]),
+        ]
+        line = Text(" · ".join(facts), "cyan", no_wrap=True, overflow="ellipsis")
         table = Table.grid(padding=(0, 2))
         for score, nearest in self.nearest():
             table.add_row(f"{score:.3f}", Text("█" * max(round(score * 20), 0), "green"), nearest[:100])
@@ -176,8 +185,9 @@ def _follow(stream: Stream, view: View) -> None:
         threading.Thread(target=watch, daemon=True).start()
         _feed(stream, view, refresh)
         refresh()
-        view.finish()
-        live.refresh()
+        if view.is_behind:
+            view.finish()
+            live.refresh()
 
 
 def _feed(stream: Stream, view: View, refresh: Callable[[], object] = lambda: None) -> None:

@@ -47,7 +47,7 @@ class Registry:
         self._tasks: set[asyncio.Task[Any]] = set()
         limits = Limits(
             max_characters=min(settings.max_session_characters, engine.max_characters),
-            max_tokens=engine.info.max_tokens,
+            max_tokens=engine.info.max_tokens - 1,
             max_frame_bytes=MAX_FRAME_BYTES,
         )
         self._host = Host(engine, journal, self._pool, limits, settings.timeout, settings.session_ttl)

@@ -216,9 +216,9 @@ class IncrementalTokenizer:
         before = self._cut(start + offset)
         whole = self._change(start + offset, text + before.text[end + offset :], max_tokens)
         if max_tokens is not None and self.num_tokens > max_tokens:
-            count = f"{self.num_tokens}" if whole else f"more than {self.num_tokens}"
+            count = f"{self.num_tokens:,}" if whole else "more"
             self._restore(before)
-            raise TooLarge(f"the text would have {count} tokens; the limit is {max_tokens}")
+            raise TooLarge(f"the text would have {count} tokens; the limit is {max_tokens:,}", "text")
 
     def fork(self) -> IncrementalTokenizer:
         """An independent copy."""
