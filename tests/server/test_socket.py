@@ -245,7 +245,7 @@ def test_create_by_default(peer: Peer, live: Live) -> None:
     assert created["credit"] == 64 << 10
     assert created["limits"] == {
         "max_characters": info.max_tokens * 32,
-        "max_tokens": info.max_tokens,
+        "max_tokens": info.max_tokens - 1,
         "max_pending": 64,
         "max_frame_bytes": 1 << 20,
     }
