@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from streambed.client.reconnect import Emitted, Ledger, Triggered, backoff, check_text, decode
 from streambed.errors import ConnectionLost, InvalidRequest, RequestError, SettingsError, StreambedError
@@ -418,7 +418,7 @@ class AsyncStream:
             except StreambedError as error:
                 self._end(error)
                 return
-            except (OSError, WebSocketException, InvalidHandshake, TimeoutError) as error:
+            except (OSError, WebSocketException) as error:
                 self._reason = str(error) or type(error).__name__
             finally:
                 self._connection, self._ledger.live = None, False

@@ -58,18 +58,17 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    routes: tuple[tuple[str, str, Callable[..., Any], type[BaseModel]], ...] = (
+    routes: tuple[tuple[str, str, Callable[..., Any], type[BaseModel] | None], ...] = (
         ("POST", "/v1/embeddings", embeddings.create, EmbeddingsRequest),
         ("POST", "/tokenize", embeddings.tokenize, TokenizeRequest),
-        *((method, path, getattr(sessions, name), model) for method, path, name, model in ROUTES if model),
+        *((method, path, getattr(sessions, name), model) for method, path, name, model in ROUTES),
     )
     for method, path, handler, model in routes:
-        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-        body = {"required": True, "content": {"application/json": {"schema": schema}}}
-        app.add_api_route(path, handler, methods=[method], responses=_ERRORS, openapi_extra={"requestBody": body})
-    for method, path, name, body_model in ROUTES:
-        if body_model is None:
-            app.add_api_route(path, getattr(sessions, name), methods=[method], responses=_ERRORS)
+        extra = None
+        if model is not None:
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            extra = {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+        app.add_api_route(path, handler, methods=[method], responses=_ERRORS, openapi_extra=extra)
     app.add_api_websocket_route("/v1/embeddings", sockets.serve)
     for path, handler in (
         ("/v1/models", health.models),

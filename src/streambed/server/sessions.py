@@ -86,7 +86,7 @@ class Sessions:
         return Response(orjson.dumps(stream.state()), media_type="application/json")
 
     async def delete(self, request: Request) -> Response:
-        """Ends a session; its text is erased when this is answered."""
+        """Ends a session. Its text is erased when this is answered, or as soon as the journal can be written."""
         stream = self._registry.find(request.state.owner, request.path_params["session"])
         asker = Asker()
         await self._registry.close(stream, asker)

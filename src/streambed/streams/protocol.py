@@ -123,8 +123,6 @@ class Document(typing.Protocol):
     def offset(self) -> int: ...
     @property
     def num_tokens(self) -> int: ...
-    @property
-    def is_warm(self) -> bool: ...
     def replace(self, start: int, end: int, text: str) -> int: ...
     def probe(self, deadline: float | None = None) -> Snapshot: ...
 
@@ -607,14 +605,9 @@ class Protocol:
         while self._explicit and self._explicit[0].result is not None:
             first = self._explicit.popleft()
             assert first.client is not None
-            assert first.result is not None
-            if isinstance(first.result, RequestError):
-                self._send(first.client, error_event(first.result, self.id, first.event_id))
-                continue
-            try:
-                vector = self._vector(first.result)
-            except RequestError as error:
-                self._send(first.client, error_event(error, self.id, first.event_id))
+            vector = self._vector(first)
+            if isinstance(vector, RequestError):
+                self._send(first.client, error_event(vector, self.id, first.event_id))
                 continue
             self._watch(vector, first)
             self._send_embedding(first.client, first, vector)
@@ -652,15 +645,11 @@ class Protocol:
     def _emit(self, probe: Probe) -> None:
         """An automatic probe has ended."""
         client = self.client
-        if client is None or probe.result is None:
+        if client is None:
             return
-        if isinstance(probe.result, RequestError):
-            self._send(client, error_event(probe.result, self.id, None), "automatic")
-            return
-        try:
-            vector = self._vector(probe.result)
-        except RequestError as error:
-            self._send(client, error_event(error, self.id, None), "automatic")
+        vector = self._vector(probe)
+        if isinstance(vector, RequestError):
+            self._send(client, error_event(vector, self.id, None), "automatic")
             return
         self._watch(vector, probe)
         if not probe.emitting:
@@ -672,8 +661,15 @@ class Protocol:
         self._send_embedding(client, probe, vector, "emission")
         self._unsent = True
 
-    def _vector(self, result: Result) -> Vector:
-        vector: Vector = shorten(result.vectors, self.options.dimensions)[0]
+    def _vector(self, probe: Probe) -> Vector | RequestError:
+        """What a probe has ended in: a unit vector, or why there is none."""
+        assert probe.result is not None
+        if isinstance(probe.result, RequestError):
+            return probe.result
+        try:
+            vector: Vector = shorten(probe.result.vectors, self.options.dimensions)[0]
+        except RequestError as error:
+            return error
         return vector
 
     def _watch(self, vector: Vector, probe: Probe) -> None:
@@ -746,10 +742,8 @@ def count(text: str, unit: typing.Literal["codepoint", "utf16", "utf8"]) -> int:
 def _digest(event: Change) -> bytes:
     """Tells changes apart, positions and all; who sends them again sends the same."""
     place = (event.start, event.end) if isinstance(event, InputTextReplace) else None
-    change = orjson.dumps([event.type, place]) + event.text.encode(
-        "utf-8", "surrogatepass"
-    )  # a later check refuses those
-    return hashlib.blake2b(change, digest_size=DIGEST).digest()
+    text = event.text.encode("utf-8", "surrogatepass")  # a later check refuses lone surrogates
+    return hashlib.blake2b(orjson.dumps([event.type, place]) + text, digest_size=DIGEST).digest()
 
 
 def _distance(a: Vector, b: Vector) -> float:
