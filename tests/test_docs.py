@@ -17,7 +17,16 @@ from streambed.errors import ERROR_TABLE
 from streambed.server.sessions import ROUTES, Sessions
 from streambed.settings import Settings
 from streambed.streams.protocol import HISTORY, TRANSITIONS
-from streambed.wire import CLIENT_EVENTS, SERVER_EVENTS, Emit, ServerEvent, SessionResumed, SessionUpdated, Watch
+from streambed.wire import (
+    CLIENT_EVENTS,
+    SERVER_EVENTS,
+    Emit,
+    PrefixesRequest,
+    ServerEvent,
+    SessionResumed,
+    SessionUpdated,
+    Watch,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,7 +69,8 @@ def kind(annotation: object) -> str:
     text = re.sub(r"Literal\[([^]]*)\]", lambda found: found[1].replace("'", "`").replace('"', "`"), text)
     names = {"str": "string", "int": "integer", "float": "number", "Any": "numbers or string", "NoneType": "null"}
     names |= {"dict[str, int]": "object", "dict[str, float]": "object", "dict[str, Any]": "object", "Emit": "object"}
-    names |= {"list[Watch]": "objects", "list[float]": "numbers"}
+    names |= {"list[Watch]": "objects", "list[float]": "numbers", "list[int]": "integers"}
+    names |= {"Union[`sentence`, int]": "`sentence` or integer"}
     return names.get(text, text)
 
 
@@ -112,6 +122,7 @@ SECTIONS = {
     "emit": lambda: table("| field | type | default | meaning |", model_rows(Emit)),
     "watch": lambda: table("| field | type | default | meaning |", model_rows(Watch)),
     "server events": server_events,
+    "prefixes": lambda: table("| field | type | default | meaning |", model_rows(PrefixesRequest)),
     "history": lambda: f"{HISTORY:,}",
     "transitions": lambda: table(
         "| state | event | state after |",

@@ -14,6 +14,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from streambed.errors import ERROR_TABLE, Internal, InvalidRequest, RequestError
+from streambed.text.units import OffsetUnit
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -55,6 +56,29 @@ class EmbeddingsRequest(_Prompted):
     dimensions: int | None = Field(None, description="Leading dimensions to keep: 32 to the model's own.")
     user: str | None = Field(None, description="Accepted for compatibility; not used.")
     long_input: Literal["truncate", "error"] = Field("error", description="What to do with a text beyond the window.")
+    priority: Literal["query", "bulk"] | None = Field(None, description="Lane; by default decided by the size.")
+    timeout_ms: int | None = Field(None, gt=0, description="Give up with 504 after this time.")
+
+
+MAX_PREFIXES = 2048
+"""Vectors of one request for prefixes."""
+
+
+class PrefixesRequest(_Prompted):
+    """Body of `POST /v1/embeddings/prefixes`: vectors of beginnings of one text, which is read once."""
+
+    input: str = Field(min_length=1, description="The text.")
+    model: str = Field(description="A name that `/v1/models` lists.")
+    every: Literal["sentence"] | int = Field(
+        "sentence",
+        description="At the ends of sentences and lines, or after so many tokens; the whole text comes last.",
+    )
+    offsets: list[int] | None = Field(
+        None, min_length=1, max_length=MAX_PREFIXES, description="At these places instead, which must rise."
+    )
+    offset_unit: OffsetUnit = Field("codepoint", description="What offsets count, in both directions.")
+    encoding_format: Literal["float", "base64"] = Field("float", description="`base64` is little-endian float32.")
+    dimensions: int | None = Field(None, description="Leading dimensions to keep: 32 to the model's own.")
     priority: Literal["query", "bulk"] | None = Field(None, description="Lane; by default decided by the size.")
     timeout_ms: int | None = Field(None, gt=0, description="Give up with 504 after this time.")
 
@@ -103,7 +127,7 @@ class SessionOptions(_Prompted):
     encoding_format: Literal["float", "base64"] = Field("float", description="`base64` is little-endian float32.")
     emit: Emit = Field(default_factory=lambda: Emit.model_validate({}), description="When to emit embeddings unasked.")
     watch: list[Watch] = Field(default_factory=list, max_length=MAX_WATCHES, description="What to look out for.")
-    offset_unit: Literal["codepoint", "utf16", "utf8"] = Field(
+    offset_unit: OffsetUnit = Field(
         "codepoint", description="What positions count, in both directions; JavaScript strings count `utf16`."
     )
     text: str = Field("", description="The text to begin with.")

@@ -43,6 +43,18 @@ def test_embed(live: Live, engine: Engine) -> None:
         client.embed("a")
 
 
+def test_prefix_embeddings(live: Live, engine: Engine) -> None:
+    text = "A brook 🌊 runs. It runs to the sea."
+    with Client(live.url) as client:
+        for options in ({}, {"every": 3}, {"offsets": [4, 9, 20]}, {"instruction": "find", "dimensions": 32}):
+            found = client.prefix_embeddings(text, **options)  # type: ignore[arg-type]
+            wanted = engine.prefix_embeddings(text, **options)  # type: ignore[arg-type]
+            assert [offset for offset, _ in found] == [offset for offset, _ in wanted]
+            assert agree(np.array([vector for _, vector in found]), np.array([vector for _, vector in wanted]))
+        with pytest.raises(InvalidRequest, match="offsets must rise"):
+            client.prefix_embeddings(text, offsets=[3, 1])
+
+
 def test_a_stream(live: Live, whole: Whole) -> None:
     watch = [{"id": "sea", "text": "to the sea", "threshold": 0.9999}]
     with Client(live.url) as client:

@@ -33,7 +33,8 @@ from streambed.errors import (
     TooLarge,
 )
 from streambed.streams import protocol as protocol_module
-from streambed.streams.protocol import DIGEST, TRANSITIONS, Commit, Limits, Probe, Protocol, Send, State, count
+from streambed.streams.protocol import DIGEST, TRANSITIONS, Commit, Limits, Probe, Protocol, Send, State
+from streambed.text.units import count
 from streambed.wire import (
     Change,
     EmbeddingCreate,

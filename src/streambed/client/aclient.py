@@ -7,7 +7,7 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 import httpx
@@ -85,19 +85,47 @@ class AsyncClient:
         texts = [texts] if isinstance(texts, str) else list(texts)
         for text in texts:
             check_text(text)
-        more = {
-            "instruction": instruction,
-            "prompt_name": prompt_name,
-            "input_type": input_type,
-            "dimensions": dimensions,
-        }
-        body = {name: value for name, value in more.items() if value is not None}
-        body |= {"model": await self._find_model(), "encoding_format": "base64"}
+        body = await self._body(
+            instruction=instruction, prompt_name=prompt_name, input_type=input_type, dimensions=dimensions
+        )
         vectors = []
         for at in range(0, len(texts), MAX_INPUTS):
             reply = await self._request("POST", "/v1/embeddings", body | {"input": texts[at : at + MAX_INPUTS]})
             vectors += [decode(item["embedding"]) for item in reply["data"]]
         return np.stack(vectors) if vectors else np.empty((0, dimensions or 0), dtype=np.float32)
+
+    async def prefix_embeddings(
+        self,
+        text: str,
+        *,
+        every: Literal["sentence"] | int | None = None,
+        offsets: Sequence[int] | None = None,
+        instruction: str | None = None,
+        prompt_name: str | None = None,
+        input_type: str | None = None,
+        dimensions: int | None = None,
+    ) -> list[tuple[int, NDArray[np.float32]]]:
+        """Embeds beginnings of a text, which the server reads once: (offset, float32 [dimensions]), ascending.
+
+        Each vector is that of `text[:offset]` on its own. every: `sentence` (the default) or a number of tokens; the whole
+        text comes last. offsets: these places instead, in code points, rising. Raises as `embed`.
+        """
+        check_text(text)
+        body = await self._body(
+            instruction=instruction,
+            prompt_name=prompt_name,
+            input_type=input_type,
+            dimensions=dimensions,
+            every=every,
+            offsets=None if offsets is None else list(offsets),
+        )
+        reply = await self._request("POST", "/v1/embeddings/prefixes", body | {"input": text})
+        return [(item["offset"], decode(item["embedding"])) for item in reply["data"]]
+
+    async def _body(self, **given: Any) -> dict[str, Any]:
+        """What is given and not None, with what every request for vectors says."""
+        body = {name: value for name, value in given.items() if value is not None}
+        return body | {"model": await self._find_model(), "encoding_format": "base64"}
 
     def open_stream(
         self,

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Coroutine, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,30 @@ class Client:
         return self._call(
             self._client.embed(
                 texts,
+                instruction=instruction,
+                prompt_name=prompt_name,
+                input_type=input_type,
+                dimensions=dimensions,
+            )
+        )
+
+    def prefix_embeddings(
+        self,
+        text: str,
+        *,
+        every: Literal["sentence"] | int | None = None,
+        offsets: Sequence[int] | None = None,
+        instruction: str | None = None,
+        prompt_name: str | None = None,
+        input_type: str | None = None,
+        dimensions: int | None = None,
+    ) -> list[tuple[int, NDArray[np.float32]]]:
+        """See `AsyncClient.prefix_embeddings`."""
+        return self._call(
+            self._client.prefix_embeddings(
+                text,
+                every=every,
+                offsets=offsets,
                 instruction=instruction,
                 prompt_name=prompt_name,
                 input_type=input_type,

@@ -12,11 +12,12 @@ from collections.abc import Sequence as Sequence_
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
 
+from streambed.engine.beginnings import Beginnings
 from streambed.engine.kv import KVMemory, physical_memory
 from streambed.engine.prefixes import Prefixes
 from streambed.engine.runner import Runner, choose_device, choose_dtype
@@ -26,9 +27,10 @@ from streambed.engine.session import Session
 from streambed.errors import CheckpointError, Internal, InvalidRequest, NotReady, Overloaded, SettingsError, TooLarge
 from streambed.model.checkpoint import BUILTIN, Checkpoint, find_checkpoint
 from streambed.model.weights import load_network
+from streambed.text.cuts import check_offsets, cut, sentence_ends, token_ends
 from streambed.text.incremental import IncrementalTokenizer, Splits
 from streambed.text.instructions import choose_prompt
-from streambed.text.tokenizer import SpecialTokens, Tokenizer
+from streambed.text.tokenizer import SpecialTokens, Tokenizer, check_text
 from streambed.vectors.shape import check_dimensions, shorten
 
 logger = logging.getLogger(__name__)
@@ -233,6 +235,38 @@ class Engine:
             for future in futures:
                 future.cancel()
 
+    def prefix_embeddings(
+        self,
+        text: str,
+        *,
+        every: Literal["sentence"] | int = "sentence",
+        offsets: Sequence_[int] | None = None,
+        instruction: str | None = None,
+        prompt_name: str | None = None,
+        input_type: str | None = None,
+        dimensions: int | None = None,
+    ) -> list[tuple[int, Vectors]]:
+        """Embeds beginnings of a text, reading it once: (offset, float32 [dimensions] of unit length), ascending.
+
+        Each vector is that of `text[:offset]` on its own. every: at the ends of sentences, or after so many tokens; the
+        whole text comes last. offsets: these places instead, in code points, rising. The rest as in `embed`.
+
+        Raises:
+            InvalidRequest, TooLarge: as `embed`; offsets that do not rise within the text.
+        """
+        check_dimensions(dimensions, self.info.dimensions)
+        beginnings = self.beginnings(text, every, offsets, self.prompt(instruction, prompt_name, input_type))
+        futures = self.submit_beginnings(beginnings)
+        try:
+            found = [future.result() for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()
+        if not found:
+            return []
+        vectors = shorten(beginnings.vectors(found), dimensions)
+        return [(cut.offset, vector) for cut, vector in zip(beginnings.cuts, vectors, strict=True)]
+
     def open_session(
         self,
         text: str = "",
@@ -331,6 +365,34 @@ class Engine:
         self._post(tasks)
         return [task.future for task in tasks]
 
+    def beginnings(
+        self, text: str, every: Literal["sentence"] | int, offsets: Sequence_[int] | None, prompt: str = ""
+    ) -> Beginnings:
+        """What `prefix_embeddings` asks for, tokenised. Raises as that does."""
+        if len(prompt) + len(text) > self.max_characters:
+            self.tokenize([text], prompt)  # refuses it
+        check_text(text)
+        if offsets is not None:
+            check_offsets(offsets, len(text))
+        elif every == "sentence":
+            offsets = sentence_ends(text)
+        else:
+            offsets = token_ends(self.splits, text, every)
+        return Beginnings(*cut(self.splits, prompt, text, offsets, self.info.max_tokens - 1))
+
+    def submit_beginnings(
+        self, beginnings: Beginnings, *, lane: Lane | None = None, owner: str = "", deadline: float | None = None
+    ) -> list[Future[Embedding]]:
+        """One pass over the text, with a probe at each beginning. Lane and errors as in `submit_batch`."""
+        sequence, now = Sequence(owner, transient=True), time.monotonic()
+        if lane is None:
+            lane = Lane.BULK if len(beginnings.cuts) > 4 * self.info.max_batch_tokens else Lane.QUERY
+        tasks = [
+            Task(sequence, one.ids, one.probes, lane, now, deadline, behind=one.behind) for one in beginnings.passes
+        ]
+        self._post(tasks)
+        return [task.future for task in tasks]
+
     def submit(
         self,
         sequence: Sequence,
@@ -406,7 +468,7 @@ class Engine:
     # The thread
 
     def _post(self, tasks: Sequence_[Task]) -> None:
-        size = sum(len(task.ids) + len(task.probes) for task in tasks if task.probes)
+        size = sum(task.work for task in tasks)
         with self._lock:
             self.check_open()
             if size and self._queued_tokens and self._queued_tokens + size > MAX_QUEUED_TOKENS:
@@ -429,8 +491,7 @@ class Engine:
         with self._lock:
             if task in self._outstanding:
                 self._outstanding.remove(task)
-                if task.probes:
-                    self._queued_tokens -= len(task.ids) + len(task.probes)
+                self._queued_tokens -= task.work
             if task.future.cancelled():
                 self._lock.notify()  # let the thread drop it soon, even if it sleeps
 

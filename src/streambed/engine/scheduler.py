@@ -64,10 +64,6 @@ class Scheduler:
             eager = sequence.tasks[-1]
             self._remove(eager)
             eager.future.cancel()
-        task.size = len(task.ids) - common_prefix(sequence.ids, task.ids)
-        task.due = task.arrived + task.size / ROWS_PER_SECOND
-        if not task.probes and task.size >= EAGER_ROWS:
-            task.ready = 0.0
         sequence.tasks.append(task)
         if len(sequence.tasks) == 1:
             self._enter(task)
@@ -254,6 +250,11 @@ class Scheduler:
             task.fail(Internal("the model gave a value that is not finite for this text"))
 
     def _enter(self, task: Task) -> None:
+        """The first task of its sequence takes its place in the lane; what is cached of it is known now."""
+        task.size = len(task.ids) - common_prefix(task.sequence.ids, task.ids)
+        task.due = task.arrived + task.size / ROWS_PER_SECOND
+        if not task.probes and task.size >= EAGER_ROWS:
+            task.ready = 0.0
         insort(self._lanes[task.lane], task, key=lambda other: other.due)
 
     def _remove(self, task: Task) -> None:

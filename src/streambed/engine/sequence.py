@@ -81,11 +81,13 @@ class Task:
     """Not run before this time unless a step runs anyway."""
     keep: bool = True
     """Whether to have KV at all where the text could run without: for this sequence's next task, or for a later text."""
+    behind: int = 0
+    """Ids that a task of the same sequence, submitted with this one, brings already; they are not waiting work twice."""
     future: Future[Embedding] = field(default_factory=Future)
 
     due: float = 0.0
     size: int = 0
-    """Rows to compute, as far as was known at submission."""
+    """Rows to compute, as far as was known when it entered its lane."""
     started: float | None = None
     slots: int = 0
     """Slots that were reserved at the start; 0 while the task runs without a slab."""
@@ -97,6 +99,11 @@ class Task:
     def __post_init__(self) -> None:
         assert all(0 <= probe <= len(self.ids) for probe in self.probes), "a probe lies within its text"
         assert list(self.probes) == sorted(self.probes), "probes are ascending"
+
+    @property
+    def work(self) -> int:
+        """What it adds to the work that waits, in rows."""
+        return len(self.ids) - self.behind + len(self.probes) if self.probes else 0
 
     @property
     def done(self) -> int:

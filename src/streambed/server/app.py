@@ -26,7 +26,7 @@ from streambed.server.socket import Sockets
 from streambed.settings import Settings
 from streambed.streams.journal import Journal
 from streambed.streams.registry import Registry
-from streambed.wire import EmbeddingsRequest, TokenizeRequest
+from streambed.wire import EmbeddingsRequest, PrefixesRequest, TokenizeRequest
 
 logger = logging.getLogger("streambed")
 
@@ -60,6 +60,7 @@ def create_app(
     )
     routes: tuple[tuple[str, str, Callable[..., Any], type[BaseModel] | None], ...] = (
         ("POST", "/v1/embeddings", embeddings.create, EmbeddingsRequest),
+        ("POST", "/v1/embeddings/prefixes", embeddings.prefixes, PrefixesRequest),
         ("POST", "/tokenize", embeddings.tokenize, TokenizeRequest),
         *((method, path, getattr(sessions, name), model) for method, path, name, model in ROUTES),
     )

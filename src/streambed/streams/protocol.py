@@ -35,6 +35,7 @@ from streambed.errors import (
 )
 from streambed.streams.triggers import Target, Trigger, Vector, Watches
 from streambed.text.incremental import common_prefix
+from streambed.text.units import codepoints, count
 from streambed.vectors.shape import encode, shorten
 from streambed.wire import (
     Change,
@@ -719,24 +720,7 @@ class Protocol:
         text = self.document.text
         if position > self._offset:
             raise InvalidRequest(f"{name} is {position}, but the text ends at {self._offset}", name)
-        unit = self.options.offset_unit
-        if unit == "codepoint" or text.isascii():
-            return position
-        encoding, width = ("utf-16-le", 2) if unit == "utf16" else ("utf-8", 1)
-        try:
-            return len(text.encode(encoding)[: position * width].decode(encoding))
-        except UnicodeDecodeError:
-            raise InvalidRequest(f"{name} is {position}, which is inside a character in {unit}", name) from None
-
-
-def count(text: str, unit: typing.Literal["codepoint", "utf16", "utf8"]) -> int:
-    """Length of a text in a unit."""
-    match unit:
-        case "utf16" if not text.isascii():
-            return len(text.encode("utf-16-le")) // 2
-        case "utf8" if not text.isascii():
-            return len(text.encode())
-    return len(text)
+        return codepoints(text, position, self.options.offset_unit, name)
 
 
 def _digest(event: Change) -> bytes:

@@ -24,8 +24,9 @@ from streambed.engine.session import Session
 from streambed.errors import Internal, NotFound, Overloaded, RequestError, StorageFull
 from streambed.streams.journal import Change as JournalChange
 from streambed.streams.journal import Entry, Erase, Journal, Open, Options, Saved
-from streambed.streams.protocol import HISTORY, MAX_UNACKED, Client, Commit, Limits, Probe, Protocol, Send, State, count
+from streambed.streams.protocol import HISTORY, MAX_UNACKED, Client, Commit, Limits, Probe, Protocol, Send, State
 from streambed.streams.triggers import Target
+from streambed.text.units import count
 from streambed.vectors.shape import check_dimensions, shorten
 from streambed.wire import (
     Change,

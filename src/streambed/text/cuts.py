@@ -1,0 +1,85 @@
+"""Where a text may be looked at before its end, and the tokens of each beginning."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from streambed.errors import InvalidRequest
+from streambed.text.incremental import IncrementalTokenizer, Splits
+
+# A full stop ends a sentence once something tells that it is no decimal point: a space after it. CJK stops need none.
+SENTENCE_END = re.compile(r"[.!?…][\"'”’»)\]]*(?=\s)|[。！？｡]|(?=\n)")
+
+
+class Cut(NamedTuple):
+    """The first `offset` characters of a text. Their tokens are the first `shared` ones of the whole text, then `tail`."""
+
+    offset: int
+    shared: int
+    tail: list[int]
+
+    @property
+    def num_tokens(self) -> int:
+        return self.shared + len(self.tail)
+
+
+def sentence_ends(text: str) -> list[int]:
+    """Offsets at which a sentence or a line ends, ascending, the text's own end last.
+
+    Spaces after a sentence stand before the next one; line breaks belong to the line that they end.
+    """
+    ends: list[int] = []
+    for match in SENTENCE_END.finditer(text):
+        end = match.end()
+        while end < len(text) and text[end] in "\r\n":
+            end += 1
+        if text[:end].strip() and end < len(text) and (not ends or text[ends[-1] : end].strip()):
+            ends.append(end)
+    return [*ends, len(text)] if text else []
+
+
+def token_ends(splits: Splits, text: str, every: int) -> list[int]:
+    """Offsets after each `every` tokens of the text, ascending, its own end last. Raises InvalidRequest."""
+    if every < 1:
+        raise InvalidRequest(f"every is {every}; at least 1 is expected", "every")
+    encoding = splits.tokenizer.backend.encode(text, add_special_tokens=False)
+    ends = [end for _, end in encoding.offsets[every - 1 :: every]]
+    # Tokens of one character all end where it ends.
+    return sorted({*(end for end in ends if 0 < end < len(text)), len(text)}) if text else []
+
+
+def check_offsets(offsets: Sequence[int], length: int) -> None:
+    """Raises InvalidRequest unless `offsets` rise strictly within 1..length."""
+    before = 0
+    for index, offset in enumerate(offsets):
+        if not before < offset <= length:
+            raise InvalidRequest(
+                f"offsets must rise, within 1 and the text's {length:,} characters; offsets[{index}] is {offset}",
+                "offsets",
+            )
+        before = offset
+
+
+def cut(splits: Splits, prompt: str, text: str, offsets: Sequence[int], max_tokens: int) -> tuple[list[int], list[Cut]]:
+    """The tokens of prompt and text up to the last offset, and each beginning in their terms; one pass over the text.
+
+    offsets: as `check_offsets` has them. Raises InvalidRequest for a lone surrogate, TooLarge beyond `max_tokens`.
+    """
+    tokenizer = IncrementalTokenizer(splits, prompt)
+    found: list[tuple[int, int, list[int]]] = []
+    before = 0
+    for offset in offsets:
+        tokenizer.append(text[before:offset], max_tokens)
+        before = offset
+        stable = tokenizer.num_stable
+        found.append((offset, stable, tokenizer.tokens[stable:]))
+    ids = tokenizer.tokens
+    cuts = []
+    for offset, stable, tail in found:
+        same = 0
+        while same < len(tail) and stable + same < len(ids) and tail[same] == ids[stable + same]:
+            same += 1
+        cuts.append(Cut(offset, stable + same, tail[same:]))
+    return ids, cuts
