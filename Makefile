@@ -5,7 +5,7 @@ BIN := .venv/bin
 TORCH := torch==2.13.0
 ARGS ?=
 
-.PHONY: setup serve test test-all lint format docs bench bench-stream clean
+.PHONY: setup serve test test-all lint format docs bench bench-stream builtin-model eval-model clean
 
 setup: .venv/dev
 
@@ -29,6 +29,10 @@ setup: .venv/dev
 .venv/integrations: .venv/dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[integrations]'
 	cd tests/integrations/node && npm ci --silent --no-audit --no-fund
+	@touch $@
+
+.venv/training: .venv/dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[training]'
 	@touch $@
 
 serve: .venv/serve
@@ -60,6 +64,13 @@ bench: .venv/dev
 
 bench-stream: .venv/dev
 	$(BIN)/python -m benchmarks.stream $(ARGS)
+
+# From packages to src/streambed/model/builtin; about two hours on two cores. Stop it at any time, it goes on.
+builtin-model: .venv/training
+	$(BIN)/python -m training $(ARGS)
+
+eval-model: .venv/training
+	$(BIN)/python -m training.evaluate $(ARGS)
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
