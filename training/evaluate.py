@@ -1,5 +1,5 @@
-"""`make eval-model`: the built-in checkpoint beside its teacher (and any other checkpoint) on texts that training never
-saw.
+"""`make eval-model`: the built-in checkpoint beside its teacher (and any other checkpoint) on held-out
+texts.
 
 Checkpoints run in Streambed's own engine, in float32; the teacher as in training. What is held out, and by which rule:
 dataset.py.

@@ -439,7 +439,7 @@ def train(data: Dataset, packages: Path, folder: Path, tokens: int) -> None:
     """
     if not (folder / "examples.npz").exists():
         _store(data, packages, folder)
-    run(Job(folder, tokens, os.cpu_count() or 1))
+    run(Job(folder, tokens, min(os.cpu_count() or 1, 8)))
 
 
 def run(job: Job) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from training.evaluate import TARGETS, correlation, cut, plot_prefixes, retrieval
 
 
