@@ -175,6 +175,21 @@ def test_a_grown_text_is_adopted_and_a_shared_start_is_forked() -> None:
     assert (again.future.result(0).cached_tokens, again.future.result(0).computed_tokens) == (210, 1)
 
 
+def test_who_has_memory_with_nothing_in_it_takes_a_copy() -> None:
+    """A session whose empty text was probed has a slab already, so it can adopt none."""
+    one = Simulation()
+    session = Sequence("")
+    one.submit(0, sequence=session, probes=(0,))
+    one.submit(50)
+    one.drain()
+    assert session.slab is not None
+    assert session.ids == []
+    task = one.submit(60, sequence=session)
+    one.drain()
+    assert task.future.result(0).cached_tokens == 50
+    assert one.prefixes.longest("", list(range(50)))[1] == 50, "the giver keeps its own"
+
+
 @pytest.mark.parametrize(("keep", "least"), [(True, FORK_TOKENS), (False, BATCH_FORK_TOKENS)])
 def test_short_starts_are_not_worth_a_copy(keep: bool, least: int) -> None:
     for shared in (least - 1, least):

@@ -155,7 +155,8 @@ class Scheduler:
         """Finds what is cached of the task's text and reserves its memory."""
         sequence, kv = task.sequence, self.kv
         giver, shared = (None, 0) if sequence.ids else self._find_prefix(task)
-        if giver is not None and giver in self.prefixes and 2 * shared >= len(giver.ids):
+        # One whose task left before its first row has a slab though nothing stands in it; it can take a copy.
+        if giver is not None and sequence.slab is None and giver in self.prefixes and 2 * shared >= len(giver.ids):
             self.prefixes.remove(giver)  # most of it is this text: adopt
             kv.move(giver, sequence, shared)
             sequence.source = None
@@ -243,9 +244,10 @@ class Scheduler:
             self.kv.drop(task.sequence)
         self._remove(task)
         if finite:
-            self.cached_tokens += task.cached
+            cached = max(task.cached - task.behind, 0)  # what a task submitted with it brought was not there before
+            self.cached_tokens += cached
             queued, computed = task.started - task.arrived, now - task.started
-            task.answer(Embedding(vectors, task.cached, task.rows + len(task.probes), queued, computed))
+            task.answer(Embedding(vectors, cached, task.rows + len(task.probes), queued, computed))
         else:
             task.fail(Internal("the model gave a value that is not finite for this text"))
 
