@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 import streambed.model
 
 BUILTIN = Path(streambed.model.__file__).parent / "builtin"
+VOCABULARY = 20_800
 QWEN_TOKENIZER = Path(__file__).parent / "data" / "qwen3-tokenizer.json.xz"
 
 
@@ -39,14 +40,14 @@ def make_checkpoint(
 ) -> Path:
     """Writes a loadable checkpoint of random weights; `changes` are keys of config.json.
 
-    The tokenizer is the built-in model's (16,001 ids, end token 16,000), so that tests stay small.
+    The tokenizer is the built-in model's (`VOCABULARY` ids, the last one the end token), so that tests stay small.
     """
     directory.mkdir(parents=True, exist_ok=True)
     config: dict[str, Any] = {
         "architectures": ["Qwen3Model"],
         "model_type": "qwen3",
         "hidden_act": "silu",
-        "vocab_size": 16001,
+        "vocab_size": VOCABULARY,
         "hidden_size": 64,
         "intermediate_size": 96,
         "num_hidden_layers": 2,
@@ -58,8 +59,8 @@ def make_checkpoint(
         "rope_theta": 1e6,
         "tie_word_embeddings": True,
         "attention_bias": False,
-        "eos_token_id": 16000,
-        "pad_token_id": 16000,
+        "eos_token_id": VOCABULARY - 1,
+        "pad_token_id": VOCABULARY - 1,
     } | changes
     if nested_rope:
         config["rope_parameters"] = {"rope_type": "default", "rope_theta": config.pop("rope_theta")}

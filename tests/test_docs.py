@@ -196,6 +196,10 @@ def test_the_readme_runs() -> None:
             done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
             assert done.returncode == 0, done.stderr
             assert done.stdout.strip()
+            if "open_stream" in block:
+                shown = re.search(r"It prints:\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+                assert shown
+                assert done.stdout == shown[1]
     finally:
         server.terminate()
         server.communicate(timeout=60)

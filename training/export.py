@@ -27,6 +27,7 @@ def export(work: Path, folder: Path) -> None:
         folder / "model.safetensors",
         metadata={"format": "pt"},
     )
+    (folder / "model.safetensors").chmod(0o644)
     size = (folder / "model.safetensors").stat().st_size
     if size > LIMIT:
         raise ValueError(f"model.safetensors has {size:,} bytes, more than {LIMIT:,}")

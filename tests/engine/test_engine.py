@@ -24,7 +24,7 @@ from streambed import (
     TooLarge,
 )
 from streambed.engine.sequence import Lane, Step
-from tests.checkpoints import make_checkpoint
+from tests.checkpoints import VOCABULARY, make_checkpoint
 
 
 class Gate:
@@ -152,8 +152,10 @@ def test_settings_are_refused_before_loading(tiny_checkpoint: Path) -> None:
 
 
 def test_a_vocabulary_larger_than_the_table(tmp_path: Path) -> None:
-    directory = make_checkpoint(tmp_path / "model", vocab_size=16_000)
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json: has token ids up to 16000, .* 16000 rows"):
+    directory = make_checkpoint(tmp_path / "model", vocab_size=VOCABULARY - 1)
+    with pytest.raises(
+        CheckpointError, match=rf"tokenizer\.json: has token ids up to {VOCABULARY - 1}, .* {VOCABULARY - 1} rows"
+    ):
         Engine.load(str(directory))
 
 
@@ -172,8 +174,8 @@ def test_fingerprints(tmp_path: Path, tiny_checkpoint: Path, open_engine: Callab
 
 def test_special_tokens_in_text(open_engine: Callable[..., Engine]) -> None:
     literal, parsed = open_engine("builtin"), open_engine("builtin", special_tokens="parse")
-    assert 16_000 not in ids(literal, "a <|endoftext|> b")
-    assert 16_000 in ids(parsed, "a <|endoftext|> b")
+    assert VOCABULARY - 1 not in ids(literal, "a <|endoftext|> b")
+    assert VOCABULARY - 1 in ids(parsed, "a <|endoftext|> b")
     for engine in (literal, parsed):
         with engine.open_session() as session:
             for character in "a <|endoftext|> b":

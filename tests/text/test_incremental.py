@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from streambed.errors import InvalidRequest, TooLarge
 from streambed.text.incremental import IncrementalTokenizer, Splits, _is_clean
 from streambed.text.tokenizer import Tokenizer
-from tests.checkpoints import BUILTIN
+from tests.checkpoints import BUILTIN, VOCABULARY
 
 PIECES = (  # noqa: SIM905, RUF005 - a list of these is long and says no more
     "hello| world|The| the|I'll|'s|'|don't|\u017f|  |   |\t|\n|\r\n| \n |\u3000|\u00a0|\x1c|1|23|٣|Ⅷ|!!|...|—|====| =|"
@@ -146,7 +146,9 @@ def test_an_added_token_may_be_longer_than_the_run(tmp_path: Path) -> None:
     """The ancestor rule must not cut what may still become an added token."""
     definition = json.loads((BUILTIN / "tokenizer.json").read_bytes())
     name = "<" + "abcdefghij" * 8 + ">"
-    definition["added_tokens"].append(definition["added_tokens"][0] | {"id": 16001, "content": name, "special": False})
+    definition["added_tokens"].append(
+        definition["added_tokens"][0] | {"id": VOCABULARY, "content": name, "special": False}
+    )
     file = tmp_path / "tokenizer.json"
     file.write_text(json.dumps(definition))
     splits = Splits(Tokenizer(file))
@@ -155,7 +157,7 @@ def test_an_added_token_may_be_longer_than_the_run(tmp_path: Path) -> None:
     for end, character in enumerate(name, 1):
         stream.append(character)
         assert stream.tokens == splits.tokenizer.encode(name[:end])
-    assert stream.tokens == [16001]
+    assert stream.tokens == [VOCABULARY]
     stream.replace(len(name) - 1, len(name), "!")
     assert stream.tokens == splits.tokenizer.encode(stream.text)
 
@@ -169,9 +171,9 @@ def other_pipelines() -> list[dict[str, object]]:
         definition | {"normalizer": None},
         definition | {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]}},
         definition | {"model": definition["model"] | {"ignore_merges": True}},
-        definition | {"added_tokens": [token, token | {"id": 16001, "content": "x", "special": False}]},
+        definition | {"added_tokens": [token, token | {"id": VOCABULARY, "content": "x", "special": False}]},
         definition
-        | {"added_tokens": [token, token | {"id": 16001, "content": "[A]", "special": False, "lstrip": True}]},
+        | {"added_tokens": [token, token | {"id": VOCABULARY, "content": "[A]", "special": False, "lstrip": True}]},
     ]
 
 

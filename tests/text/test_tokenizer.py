@@ -12,7 +12,7 @@ import pytest
 from streambed import Engine
 from streambed.errors import CheckpointError, InvalidRequest
 from streambed.text.tokenizer import SpecialTokens, Tokenizer, check_text
-from tests.checkpoints import BUILTIN
+from tests.checkpoints import BUILTIN, VOCABULARY
 
 FILE = BUILTIN / "tokenizer.json"
 END = "<|endoftext|>"
@@ -71,8 +71,8 @@ def qwen(mode: SpecialTokens, qwen_tokenizer_file: Path) -> Tokenizer:
 
 
 def test_end_token_of_the_builtin_model(builtin: Tokenizer) -> None:
-    assert builtin.end_id == 16_000
-    assert builtin.size == 16_001
+    assert builtin.end_id == VOCABULARY - 1
+    assert builtin.size == VOCABULARY
 
 
 def test_end_token_of_qwen(qwen: Tokenizer) -> None:
@@ -229,7 +229,10 @@ def with_end(definition: Definition, token: int) -> Definition:
     return {"post_processor": processor}
 
 
-@pytest.mark.parametrize(("end", "size"), [(0, 16_001), (16_000, 16_001), (16_001, 16_002), (99_999, 100_000)])
+@pytest.mark.parametrize(
+    ("end", "size"),
+    [(0, VOCABULARY), (VOCABULARY - 1, VOCABULARY), (VOCABULARY, VOCABULARY + 1), (99_999, 100_000)],
+)
 def test_size_counts_the_end_token(
     changed: Callable[..., Path], definition: Definition, mode: SpecialTokens, end: int, size: int
 ) -> None:
@@ -239,13 +242,13 @@ def test_size_counts_the_end_token(
     assert tokenizer.size == size
 
 
-@pytest.mark.parametrize("end", [16_001, 99_999])
+@pytest.mark.parametrize("end", [VOCABULARY, 99_999])
 def test_engine_refuses_an_end_token_beyond_the_embedding_table(
     tiny_checkpoint: Path, tmp_path: Path, changed: Callable[..., Path], definition: Definition, end: int
 ) -> None:
     directory = Path(shutil.copytree(tiny_checkpoint, tmp_path / "case"))
     file = changed(**with_end(definition, end)).replace(directory / "tokenizer.json")
-    with pytest.raises(CheckpointError, match=f"has token ids up to {end}, .* has 16001 rows") as caught:
+    with pytest.raises(CheckpointError, match=f"has token ids up to {end}, .* has {VOCABULARY} rows") as caught:
         Engine.load(str(directory), dtype="float32").close()
     assert str(caught.value).startswith(f"{file}: ")
     assert len(str(caught.value).splitlines()) == 1
@@ -266,7 +269,7 @@ def test_truncation_and_padding_of_the_file_are_ignored(builtin: Tokenizer, chan
             "strategy": {"Fixed": 16},
             "direction": "Left",
             "pad_to_multiple_of": None,
-            "pad_id": 16_000,
+            "pad_id": VOCABULARY - 1,
             "pad_type_id": 0,
             "pad_token": END,
         },
