@@ -44,6 +44,9 @@ class Settings:
     special_tokens: Literal["text", "parse"] = _setting(
         "text", "What <|endoftext|> and its like mean inside a text: plain text, or parse them."
     )
+    long_input: Literal["merge", "truncate", "error"] = _setting(
+        "merge", "What to do with a text beyond the window: merge its segments' vectors, truncate it, or error."
+    )
     accept_token_ids: bool = _setting(False, "Accept token ids as input (they must be this model's own).")
     max_body: int = _setting(16 << 20, "Largest request body.", size=True)
     max_requests: int = _setting(512, "Requests in progress at once; more are refused with 429.")

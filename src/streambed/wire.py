@@ -55,7 +55,19 @@ class EmbeddingsRequest(_Prompted):
     encoding_format: Literal["float", "base64"] = Field("float", description="`base64` is little-endian float32.")
     dimensions: int | None = Field(None, description="Leading dimensions to keep: 32 to the model's own.")
     user: str | None = Field(None, description="Accepted for compatibility; not used.")
-    long_input: Literal["truncate", "error"] = Field("error", description="What to do with a text beyond the window.")
+    long_input: Literal["merge", "truncate", "error"] | None = Field(
+        None,
+        description="What to do with a text beyond the window: `merge` its segments' vectors, `truncate` it, or refuse it "
+        "as an `error`; by default what the server was started with.",
+    )
+    overlap: int = Field(0, ge=0, description="Tokens of a segment's end that the next one begins with, about.")
+    segments: bool = Field(False, description="Give each segment's own vector, too, with its place and hash.")
+    known_segments: list[str] | None = Field(
+        None,
+        max_length=65_536,
+        description="Hashes of segments whose vectors the client has: they are not computed again, and no text that has "
+        "one is merged; implies `segments`.",
+    )
     priority: Literal["query", "bulk"] | None = Field(None, description="Lane; by default decided by the size.")
     timeout_ms: int | None = Field(None, gt=0, description="Give up with 504 after this time.")
 

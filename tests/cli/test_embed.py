@@ -155,7 +155,9 @@ def test_options(embed: Embed, vectors: Any, options: list[str], asked: dict[str
 
 def test_truncate(embed: Embed, vectors: Any) -> None:
     long = "word " * 600
-    assert agree(rows(embed(long, "short", "--truncate")), vectors([long, "short"], truncate=True))
+    assert agree(
+        rows(embed(long, "short", "--long-input", "truncate")), vectors([long, "short"], long_input="truncate")
+    )
 
 
 # Errors
@@ -174,7 +176,7 @@ def one_line(result: Result) -> str:
 
 
 def test_text_beyond_the_window(embed: Embed) -> None:
-    message = one_line(embed("short", "word " * 600))
+    message = one_line(embed("short", "word " * 600, "--long-input", "error"))
     assert "text 1 has 602 tokens" in message
     assert "512" in message
 

@@ -153,6 +153,7 @@ VALUES: dict[str, tuple[list[str], Any]] = {
     "kv_memory": (["1.5GiB"], 3 << 29),
     "max_batch_tokens": (["64"], 64),
     "special_tokens": (["parse"], "parse"),
+    "long_input": (["error"], "error"),
     "accept_token_ids": ([], True),
     "max_body": (["1MiB"], 1 << 20),
     "max_requests": (["5"], 5),

@@ -102,7 +102,7 @@ def test_piped_text_ends_in_a_json_line(live: Live, engine: Engine) -> None:
     assert list(found) == ["offset", "revision", "tokens", "nearest", "embedding"]
     assert found["offset"] == len(text)
     assert found["revision"] >= 1
-    assert found["tokens"] == len(engine.tokenize([text])[0]) + 1, "and the end token"
+    assert found["tokens"] == len(engine.tokenizer.encode(text)) + 1, "and the end token"
     assert found["nearest"] == []
 
 

@@ -131,7 +131,7 @@ def test_what_never_fits_is_not_tokenised(tiny_engine: Engine, monkeypatch: pyte
         tiny_engine.embed(["a"] * 500, instruction=instruction)
     assert encoded < 2 * len(instruction)
     encoded = 0
-    cut = tiny_engine.embed([" the" * 1_000_000], truncate=True)
+    cut = tiny_engine.embed([" the" * 1_000_000], long_input="truncate")
     assert encoded <= limit
     assert cut @ tiny_engine.embed([" the" * 511])[0] >= 0.99999
 

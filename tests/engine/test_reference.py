@@ -115,7 +115,7 @@ def test_the_edges_of_the_window(tmp_path: Path, open_engine: Callable[..., Engi
     for count in (window, window + 1, 3 * window):
         with pytest.raises(TooLarge, match=f"{count + 1} tokens with its end token; the limit is {window}"):
             engine.embed([" the" * count])
-        cut = engine.embed([" the" * count], truncate=True)
+        cut = engine.embed([" the" * count], long_input="truncate")
         assert cosines(cut, encode([" the" * count]))[0] >= 0.99999
         assert cosines(cut, encode([" the" * (window - 1)]))[0] >= 0.99999
 

@@ -101,3 +101,9 @@ def test_a_cut_has_the_tokens_of_its_beginning(
 def test_too_long_is_refused(builtin_splits: Splits) -> None:
     with pytest.raises(TooLarge):
         cut(builtin_splits, "", "one two three four five six", [3, 27], 4)
+
+
+def test_many_line_breaks_cost_little() -> None:
+    """Every one of them was looked at from every other once."""
+    text = "a" + "\n" * 200_000 + "b" + "\n " * 100_000 + "c"
+    assert [text[end - 1 : end + 1] for end in sentence_ends(text)] == ["\nb", "\n ", "c"]

@@ -7,7 +7,7 @@ import itertools
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import click
 
@@ -38,7 +38,13 @@ class _Item(NamedTuple):
 @click.option("--prompt-name", help="A prompt that the checkpoint names, instead of an instruction.")
 @click.option("--input-type", type=click.Choice(["query", "document"]), help="What the texts are, instead of a task.")
 @click.option("--dimensions", type=int, help="Leading dimensions to keep.")
-@click.option("--truncate", is_flag=True, help="Cut texts beyond the window rather than stop.")
+@click.option(
+    "--long-input",
+    type=click.Choice(["merge", "truncate", "error"]),
+    default="merge",
+    show_default=True,
+    help="What to do with a text beyond the window: merge its segments' vectors, truncate it, or stop.",
+)
 def embed(
     texts: tuple[str, ...],
     inputs: tuple[str, ...],
@@ -52,7 +58,7 @@ def embed(
     prompt_name: str | None,
     input_type: str | None,
     dimensions: int | None,
-    truncate: bool,
+    long_input: Literal["merge", "truncate", "error"],
 ) -> None:
     """Print or save the vectors of texts.
 
@@ -93,7 +99,7 @@ def embed(
                     prompt_name=prompt_name,
                     input_type=input_type,
                     dimensions=dimensions,
-                    truncate=truncate,
+                    long_input=long_input,
                 )
             except RequestError as error:
                 raise click.ClickException(f"{error} (counted from {batch[0].where})") from None

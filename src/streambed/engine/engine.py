@@ -24,14 +24,24 @@ from streambed.engine.runner import Runner, choose_device, choose_dtype
 from streambed.engine.scheduler import Scheduler
 from streambed.engine.sequence import Embedding, Lane, Sequence, Task, Vectors
 from streambed.engine.session import Session
-from streambed.errors import CheckpointError, Internal, InvalidRequest, NotReady, Overloaded, SettingsError, TooLarge
+from streambed.errors import (
+    CheckpointError,
+    DeadlineExceeded,
+    Internal,
+    InvalidRequest,
+    NotReady,
+    Overloaded,
+    SettingsError,
+    TooLarge,
+)
 from streambed.model.checkpoint import BUILTIN, Checkpoint, find_checkpoint
 from streambed.model.weights import load_network
 from streambed.text.cuts import check_offsets, cut, sentence_ends, token_ends
 from streambed.text.incremental import IncrementalTokenizer, Splits
 from streambed.text.instructions import choose_prompt
+from streambed.text.segments import Document, LongInput, Segment, segments
 from streambed.text.tokenizer import SpecialTokens, Tokenizer, check_text
-from streambed.vectors.shape import check_dimensions, shorten
+from streambed.vectors.shape import check_dimensions, merge, shorten
 
 logger = logging.getLogger(__name__)
 
@@ -211,12 +221,13 @@ class Engine:
         prompt_name: str | None = None,
         input_type: str | None = None,
         dimensions: int | None = None,
-        truncate: bool = False,
+        long_input: LongInput = "error",
     ) -> Vectors:
         """Embeds texts: float32 [len(texts), dimensions], of unit length, in the order given.
 
         At most one of instruction, prompt_name and input_type says what the vectors are for. dimensions: 32 to the
-        model's own. truncate: cut a text that is too long, keeping the end token, rather than refuse it.
+        model's own. long_input: what to do with a text beyond the window: refuse it; `truncate` it, keeping the end
+        token; or `merge` its segments' vectors into their mean, weighted by tokens.
 
         Raises:
             InvalidRequest: a wrong argument or a text with a lone surrogate.
@@ -226,11 +237,13 @@ class Engine:
             raise InvalidRequest("texts is one string; give a list of strings")
         check_dimensions(dimensions, self.info.dimensions)
         prompt = self.prompt(instruction, prompt_name, input_type)
-        futures = self.submit_batch(self.tokenize(texts, prompt, truncate))
+        documents = self.divide(texts, prompt, long_input)
+        futures = self.submit_batch([segment.ids for document in documents for segment in document.segments])
         if not futures:
             return np.empty((0, dimensions or self.info.dimensions), dtype=np.float32)
         try:
-            return shorten(np.concatenate([future.result().vectors for future in futures]), dimensions)
+            hidden = np.concatenate([future.result().vectors for future in futures])
+            return shorten(merge(hidden, [document.weights for document in documents]), dimensions)
         finally:
             for future in futures:
                 future.cancel()
@@ -255,7 +268,9 @@ class Engine:
             InvalidRequest, TooLarge: as `embed`; offsets that do not rise within the text.
         """
         check_dimensions(dimensions, self.info.dimensions)
-        beginnings = self.beginnings(text, every, offsets, self.prompt(instruction, prompt_name, input_type))
+        if offsets is None:
+            offsets = self.places(text, every)
+        beginnings = self.beginnings(text, offsets, self.prompt(instruction, prompt_name, input_type))
         futures = self.submit_beginnings(beginnings)
         try:
             found = [future.result() for future in futures]
@@ -295,28 +310,57 @@ class Engine:
         """The text to put before texts; see `choose_prompt`."""
         return choose_prompt(self.checkpoint.prompts, instruction, prompt_name, input_type)
 
-    def tokenize(self, texts: Sequence_[str], prompt: str = "", truncate: bool = False) -> list[list[int]]:
-        """Ids of each text under a prompt, without the end token, all of them fitting in the window.
+    def divide(
+        self,
+        texts: Sequence_[str],
+        prompt: str = "",
+        long_input: LongInput = "error",
+        overlap: int = 0,
+        deadline: float | None = None,
+    ) -> list[Document]:
+        """Each text under a prompt as segments that fit in the window: one, unless it is long and to be merged.
+
+        deadline: time.monotonic() after which dividing is given up.
 
         Raises:
+            DeadlineExceeded: it has passed.
             InvalidRequest: a text has a lone surrogate.
-            TooLarge: a text is too long, and not to be cut. What is hopelessly long is refused before it costs anything.
+            TooLarge: a text is too long, and to be refused. What is hopelessly long is refused before it costs anything.
         """
-        limit = self.max_characters
+        limit, most = self.max_characters, self.info.max_tokens - 1
         for index, text in enumerate(texts):
             size = len(prompt) + len(text)
-            if size > limit and not (truncate and len(prompt) <= limit):
+            if size > limit and (long_input == "error" or len(prompt) > limit):
                 raise TooLarge(
                     f"text {index} has {size:,} characters with its prompt; more than {limit:,} never fit in a window of "
                     f"{self.info.max_tokens:,} tokens",
                     f"input[{index}]",
                 )
-        if len(prompt) >= self.info.max_tokens:
+        if len(prompt) > most:
             self.fit(self.tokenizer.encode(prompt))  # once, rather than once for each text
-        if len(texts) == 1:  # without waking the library's own thread pool
-            return [self.fit(self.tokenizer.encode((prompt + texts[0])[:limit]), truncate)]
-        ids = self.tokenizer.encode_batch([(prompt + text)[:limit] for text in texts])
-        return [self.fit(one, truncate, index) for index, one in enumerate(ids)]
+        # What is to be merged and longer than any window is tokenised segment by segment alone.
+        heads = [(prompt + text)[:limit] for text in texts if long_input != "merge" or len(prompt) + len(text) <= limit]
+        # One text alone does not wake the library's own thread pool.
+        encoded = iter(self.tokenizer.encode_batch(heads) if len(heads) > 1 else map(self.tokenizer.encode, heads))
+        before = len(self.tokenizer.encode(prompt)) if prompt else 0
+        documents = []
+        for index, text in enumerate(texts):
+            whole = len(prompt) + len(text) <= limit
+            ids = next(encoded) if whole or long_input != "merge" else []
+            if whole and len(ids) <= most:
+                documents.append(Document([Segment(0, len(text), ids)], before))
+            elif long_input == "merge":
+                parts = []
+                for segment in segments(self.splits, prompt, text, most, overlap):
+                    parts.append(segment)
+                    if deadline is not None and time.monotonic() >= deadline:
+                        raise DeadlineExceeded("the deadline passed while the text was divided")
+                documents.append(Document(parts, before))
+            else:
+                cut = self.fit(ids, long_input == "truncate", None if len(texts) == 1 else index)
+                end = self.tokenizer.end_of((prompt + text)[:limit], len(cut)) - len(prompt)
+                documents.append(Document([Segment(0, end, cut)], before, truncated=True))
+        return documents
 
     @property
     def max_characters(self) -> int:
@@ -365,19 +409,19 @@ class Engine:
         self._post(tasks)
         return [task.future for task in tasks]
 
-    def beginnings(
-        self, text: str, every: Literal["sentence"] | int, offsets: Sequence_[int] | None, prompt: str = ""
-    ) -> Beginnings:
-        """What `prefix_embeddings` asks for, tokenised. Raises as that does."""
-        if len(prompt) + len(text) > self.max_characters:
-            self.tokenize([text], prompt)  # refuses it
+    def places(self, text: str, every: Literal["sentence"] | int) -> list[int]:
+        """Offsets at the ends of sentences, or after each `every` tokens. Raises InvalidRequest, TooLarge."""
+        if len(text) > self.max_characters:
+            self.divide([text])  # refuses it
         check_text(text)
-        if offsets is not None:
-            check_offsets(offsets, len(text))
-        elif every == "sentence":
-            offsets = sentence_ends(text)
-        else:
-            offsets = token_ends(self.splits, text, every)
+        return sentence_ends(text) if every == "sentence" else token_ends(self.splits, text, every)
+
+    def beginnings(self, text: str, offsets: Sequence_[int], prompt: str = "") -> Beginnings:
+        """The beginnings of a text that end at `offsets`, tokenised. Raises as `prefix_embeddings`."""
+        if len(prompt) + len(text) > self.max_characters:
+            self.divide([text], prompt)  # refuses it
+        check_text(text)
+        check_offsets(offsets, len(text))
         return Beginnings(*cut(self.splits, prompt, text, offsets, self.info.max_tokens - 1))
 
     def submit_beginnings(
@@ -386,7 +430,8 @@ class Engine:
         """One pass over the text, with a probe at each beginning. Lane and errors as in `submit_batch`."""
         sequence, now = Sequence(owner, transient=True), time.monotonic()
         if lane is None:
-            lane = Lane.BULK if len(beginnings.cuts) > 4 * self.info.max_batch_tokens else Lane.QUERY
+            many = len(beginnings.passes) > 64 or len(beginnings.cuts) > 4 * self.info.max_batch_tokens
+            lane = Lane.BULK if many else Lane.QUERY
         tasks = [
             Task(sequence, one.ids, one.probes, lane, now, deadline, behind=one.behind) for one in beginnings.passes
         ]

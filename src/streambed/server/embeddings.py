@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
 from streambed.engine.beginnings import Beginnings
 from streambed.engine.engine import Engine
-from streambed.engine.sequence import Embedding, Lane, Vectors
+from streambed.engine.sequence import Embedding, Lane
 from streambed.errors import DeadlineExceeded, InvalidRequest, NotFound, TooLarge
 from streambed.settings import Settings
 from streambed.text.cuts import check_offsets
+from streambed.text.segments import Document, Segment, content_hash
 from streambed.text.tokenizer import check_text
 from streambed.text.units import codepoints, count
-from streambed.vectors.shape import check_dimensions, encode, shorten
+from streambed.vectors.shape import check_dimensions, encode, merge, shorten
 from streambed.wire import MAX_PREFIXES, EmbeddingsRequest, PrefixesRequest, TokenizeRequest, parse, parse_input
 
 Result = TypeVar("Result")
@@ -51,34 +55,40 @@ class Embeddings:
     async def create(self, request: Request) -> Response:
         """Embeds the inputs. A client that leaves cancels what has not run."""
 
-        def reply(asked: EmbeddingsRequest, texts: list[list[int]], embeddings: list[Embedding]) -> bytes:
-            vectors = np.concatenate([embedding.vectors for embedding in embeddings])
-            prompt_tokens = sum(len(ids) + 1 for ids in texts)
-            return _reply(asked, vectors, [{}] * len(vectors), prompt_tokens, embeddings)
+        def prepare(asked: EmbeddingsRequest, deadline: float) -> _Inputs:
+            inputs = self._divide(asked, deadline)
+            inputs.wanted  # noqa: B018 - computed here, off the event loop
+            return inputs
 
-        return await self._answer(request, EmbeddingsRequest, self._tokenize, self._engine.submit_batch, reply)
+        def submit(inputs: _Inputs, **more: Any) -> list[Future[Embedding]]:
+            return self._engine.submit_batch([segment.ids for segment in inputs.wanted], **more)
+
+        return await self._answer(request, EmbeddingsRequest, prepare, submit, _write)
 
     async def prefixes(self, request: Request) -> Response:
         """Embeds beginnings of one text, which is read once. Each vector is that of the beginning on its own."""
 
-        def reply(asked: PrefixesRequest, beginnings: Beginnings, embeddings: list[Embedding]) -> bytes:
-            text, unit = asked.input, asked.offset_unit
-            places = [
-                {"offset": count(text[: cut.offset], unit), "tokens": cut.num_tokens + 1} for cut in beginnings.cuts
-            ]
+        def write(asked: PrefixesRequest, beginnings: Beginnings, embeddings: list[Embedding]) -> bytes:
+            vectors = shorten(beginnings.vectors(embeddings), asked.dimensions)
+            data: list[dict[str, Any]] = []
+            before = offset = 0
+            for index, (cut, vector) in enumerate(zip(beginnings.cuts, vectors, strict=True)):
+                offset += count(asked.input[before : cut.offset], asked.offset_unit)
+                before = cut.offset
+                item = {"object": "embedding", "index": index, "offset": offset, "tokens": cut.num_tokens + 1}
+                data.append(item | {"embedding": encode(vector, asked.encoding_format)})
             # Each token is computed once, and each end token.
-            prompt_tokens = len(beginnings.ids) + len(beginnings.cuts)
-            return _reply(asked, beginnings.vectors(embeddings), places, prompt_tokens, embeddings)
+            return _dump(asked, data, len(beginnings.ids) + len(beginnings.cuts), embeddings, {})
 
-        return await self._answer(request, PrefixesRequest, self._cut, self._engine.submit_beginnings, reply)
+        return await self._answer(request, PrefixesRequest, self._cut, self._engine.submit_beginnings, write)
 
     async def _answer(
         self,
         request: Request,
         kind: type[Asked],
-        prepare: Callable[[Asked], Prepared],
+        prepare: Callable[[Asked, float], Prepared],
         submit: Callable[..., list[Future[Embedding]]],
-        reply: Callable[[Asked, Prepared, list[Embedding]], bytes],
+        write: Callable[[Asked, Prepared, list[Embedding]], bytes],
     ) -> Response:
         """What both have in common: parse, tokenise, compute, write, each within the deadline."""
         started = time.monotonic()
@@ -87,19 +97,19 @@ class Embeddings:
         self._check_model(asked.model)
         check_dimensions(asked.dimensions, self._engine.info.dimensions)
         deadline = started + (asked.timeout_ms / 1000 if asked.timeout_ms else self._settings.timeout)
-        prepared = await self._work(lambda: prepare(asked), len(body))
+        prepared = await self._work(lambda: prepare(asked, deadline), len(body))
         tokenized = time.monotonic()
         if tokenized >= deadline:
             raise DeadlineExceeded("the deadline passed while the text was tokenised")
         futures = submit(prepared, lane=_LANES[asked.priority], owner=request.state.owner, deadline=deadline)
-        embeddings = await _wait(request, futures, deadline + _GRACE_SECONDS)
+        embeddings = await _wait(request, futures, deadline + _GRACE_SECONDS) if futures else []
         if embeddings is None:
             return Response(status_code=499)  # nobody reads it
-        content = await self._work(lambda: reply(asked, prepared, embeddings))
+        content = await self._work(lambda: write(asked, prepared, embeddings))
         timing = {
             "tokenize": tokenized - started,
-            "queue": max(embedding.queue_s for embedding in embeddings),
-            "compute": max(embedding.compute_s for embedding in embeddings),
+            "queue": max((embedding.queue_s for embedding in embeddings), default=0.0),
+            "compute": max((embedding.compute_s for embedding in embeddings), default=0.0),
             "total": time.monotonic() - started,
         }
         header = ", ".join(f"{name};dur={seconds * 1000:.2f}" for name, seconds in timing.items())
@@ -137,30 +147,53 @@ class Embeddings:
         if model not in self._names:
             raise NotFound(f"no such model here; this server has {', '.join(self._names)}", "model")
 
-    def _tokenize(self, asked: EmbeddingsRequest) -> list[list[int]]:
+    def _divide(self, asked: EmbeddingsRequest, deadline: float) -> _Inputs:
         engine = self._engine
         prompt = engine.prompt(asked.instruction, asked.prompt_name, asked.input_type)
         inputs = parse_input(asked.input, self._settings.accept_token_ids, engine.tokenizer.size)
-        truncate = asked.long_input == "truncate"
+        long_input = asked.long_input or self._settings.long_input
         texts = [text for text in inputs if isinstance(text, str)]
-        if texts:
-            return engine.tokenize(texts, prompt, truncate)
-        start = engine.tokenize([prompt])[0]
-        ids = [start + ids for ids in inputs if not isinstance(ids, str)]
-        return [engine.fit(one, truncate, index) for index, one in enumerate(ids)]
+        if not texts:
+            return self._divide_ids(asked, prompt, [ids for ids in inputs if not isinstance(ids, str)], long_input)
+        documents = engine.divide(texts, prompt, long_input, asked.overlap, deadline)
+        hashes: list[list[str | None]] = []
+        if asked.segments or asked.known_segments is not None:
+            for text, document in zip(texts, documents, strict=True):
+                # Where a text was cut, its last token may be one that these characters alone would not have.
+                cut = document.truncated
+                hashes.append([None if cut else content_hash(prompt, text[s.start : s.end]) for s in document.segments])
+        return _Inputs(documents, hashes, frozenset(asked.known_segments or ()))
 
-    def _cut(self, asked: PrefixesRequest) -> Beginnings:
-        text, unit, offsets = asked.input, asked.offset_unit, asked.offsets
-        check_text(text)
-        if offsets is not None:
-            if "every" in asked.model_fields_set:
-                raise InvalidRequest("every and offsets exclude each other; give one of them", "offsets")
-            check_offsets(offsets, count(text, unit))
-            offsets = [codepoints(text, offset, unit, "offsets") for offset in offsets]
-        prompt = self._engine.prompt(asked.instruction, asked.prompt_name, asked.input_type)
-        beginnings = self._engine.beginnings(text, asked.every, offsets, prompt)
-        if len(beginnings.cuts) > MAX_PREFIXES:
-            raise TooLarge(f"these are {len(beginnings.cuts):,} places; at most {MAX_PREFIXES:,} are allowed", "every")
+    def _divide_ids(self, asked: EmbeddingsRequest, prompt: str, inputs: list[list[int]], long_input: str) -> _Inputs:
+        if asked.segments or asked.known_segments is not None or asked.long_input == "merge":
+            raise InvalidRequest("token ids have no segments; send text, or truncate them", "input")
+        start, documents = self._engine.divide([prompt])[0].segments[0].ids, []
+        for index, ids in enumerate(inputs):
+            whole = start + ids
+            cut = self._engine.fit(whole, long_input == "truncate", index)
+            documents.append(Document([Segment(0, 0, cut)], len(start), truncated=len(cut) < len(whole)))
+        return _Inputs(documents, [], frozenset())
+
+    def _cut(self, asked: PrefixesRequest, deadline: float) -> Beginnings:
+        engine, text, unit = self._engine, asked.input, asked.offset_unit
+        if asked.offsets is not None and "every" in asked.model_fields_set:
+            raise InvalidRequest("every and offsets exclude each other; give one of them", "offsets")
+        prompt = engine.prompt(asked.instruction, asked.prompt_name, asked.input_type)
+        try:
+            if asked.offsets is None or len(text) > engine.max_characters:
+                offsets = engine.places(text, asked.every)
+            else:
+                check_text(text)
+                check_offsets(asked.offsets, count(text, unit))
+                offsets = codepoints(text, asked.offsets, unit, "offsets")
+            if len(offsets) > MAX_PREFIXES:
+                raise InvalidRequest(
+                    f"these are {len(offsets):,} places; at most {MAX_PREFIXES:,} are allowed", "every"
+                )
+            beginnings = engine.beginnings(text, offsets, prompt)
+        except TooLarge as error:
+            raise TooLarge(error.message, "input") from None
+        beginnings.passes  # noqa: B018 - computed here, off the event loop
         return beginnings
 
     async def _work(self, work: Callable[[], Result], size: int = 0) -> Result:
@@ -171,27 +204,91 @@ class Embeddings:
             return await loop.run_in_executor(self._pool, work)
 
 
-def _reply(
+@dataclass(frozen=True)
+class _Inputs:
+    """What a request asks for, tokenised."""
+
+    documents: list[Document]
+    hashes: list[list[str | None]]
+    """Of each document's segments; empty where nobody asks for them."""
+    known: frozenset[str]
+
+    def is_known(self, document: int, segment: int) -> bool:
+        return bool(self.known) and self.hashes[document][segment] in self.known
+
+    @functools.cached_property
+    def wanted(self) -> list[Segment]:
+        """The segments to compute, in order."""
+        return [
+            segment
+            for number, document in enumerate(self.documents)
+            for place, segment in enumerate(document.segments)
+            if not self.is_known(number, place)
+        ]
+
+
+def _write(asked: EmbeddingsRequest, inputs: _Inputs, embeddings: list[Embedding]) -> bytes:
+    """The reply. What stands beside OpenAI's fields is there only if it was asked for, or a text was long."""
+    hidden = iter([embedding.vectors[0] for embedding in embeddings])
+    found = [
+        [None if inputs.is_known(index, place) else next(hidden) for place in range(len(document.segments))]
+        for index, document in enumerate(inputs.documents)
+    ]
+    complete = [index for index, rows in enumerate(found) if not any(row is None for row in rows)]
+    vectors: dict[int, NDArray[np.float32]] = {}
+    if complete:
+        rows = np.stack([row for index in complete for row in found[index] if row is not None])
+        merged = merge(rows, [inputs.documents[index].weights for index in complete])
+        vectors = dict(zip(complete, shorten(merged, asked.dimensions), strict=True))
+    data, long_inputs = [], []
+    for index, document in enumerate(inputs.documents):
+        vector = encode(vectors[index], asked.encoding_format) if index in vectors else None
+        item: dict[str, Any] = {"object": "embedding", "index": index, "embedding": vector}
+        if inputs.hashes:
+            item["segments"] = _segments(asked, document, inputs.hashes[index], found[index])
+        data.append(item)
+        if len(document.segments) > 1 or document.truncated:
+            told = {"index": index, "segments": len(document.segments), "tokens": sum(document.weights)}
+            long_inputs.append(told | {"truncated": document.truncated})
+    prompt_tokens = sum(len(segment.ids) + 1 for segment in inputs.wanted)
+    return _dump(asked, data, prompt_tokens, embeddings, {"long_inputs": long_inputs} if long_inputs else {})
+
+
+def _segments(
+    asked: EmbeddingsRequest, document: Document, hashes: list[str | None], rows: list[NDArray[np.float32] | None]
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "start": segment.start,
+            "end": segment.end,
+            "tokens": tokens,
+            "hash": digest,
+            "embedding": None
+            if row is None
+            else encode(shorten(row[None], asked.dimensions)[0], asked.encoding_format),
+        }
+        for segment, tokens, digest, row in zip(document.segments, document.weights, hashes, rows, strict=True)
+    ]
+
+
+def _dump(
     asked: EmbeddingsRequest | PrefixesRequest,
-    vectors: Vectors,
-    about: list[dict[str, int]],
+    data: list[dict[str, Any]],
     prompt_tokens: int,
     embeddings: list[Embedding],
+    more: dict[str, Any],
 ) -> bytes:
-    """OpenAI's reply. vectors: hidden states; about: what else is said of each."""
     return orjson.dumps(
         {
             "object": "list",
-            "data": [
-                {"object": "embedding", "index": index, **more, "embedding": encode(vector, asked.encoding_format)}
-                for index, (vector, more) in enumerate(zip(shorten(vectors, asked.dimensions), about, strict=True))
-            ],
+            "data": data,
             "model": asked.model,
             "usage": {
                 "prompt_tokens": prompt_tokens,
                 "total_tokens": prompt_tokens,
                 "prompt_tokens_details": {"cached_tokens": sum(embedding.cached_tokens for embedding in embeddings)},
             },
+            **more,
         },
         option=orjson.OPT_SERIALIZE_NUMPY,
     )

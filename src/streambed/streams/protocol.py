@@ -720,7 +720,7 @@ class Protocol:
         text = self.document.text
         if position > self._offset:
             raise InvalidRequest(f"{name} is {position}, but the text ends at {self._offset}", name)
-        return codepoints(text, position, self.options.offset_unit, name)
+        return codepoints(text, [position], self.options.offset_unit, name)[0]
 
 
 def _digest(event: Change) -> bytes:

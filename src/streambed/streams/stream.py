@@ -515,8 +515,8 @@ class Stream:
         assert text is not None
         vector: Any
         try:
-            ids = await loop.run_in_executor(self._host.pool, engine.tokenize, [text])
-            future = engine.submit_batch(ids, lane=Lane.QUERY, owner=self.owner)[0]
+            (document,) = await loop.run_in_executor(self._host.pool, engine.divide, [text])
+            future = engine.submit_batch([document.segments[0].ids], lane=Lane.QUERY, owner=self.owner)[0]
             embedding = await asyncio.wrap_future(future)
             vector = shorten(embedding.vectors, self._options.dimensions)[0]
         except RequestError as error:

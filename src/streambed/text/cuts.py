@@ -6,11 +6,13 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from streambed.errors import InvalidRequest
+from streambed.errors import InvalidRequest, TooLarge
 from streambed.text.incremental import IncrementalTokenizer, Splits
 
 # A full stop ends a sentence once something tells that it is no decimal point: a space after it. CJK stops need none.
-SENTENCE_END = re.compile(r"[.!?…][\"'”’»)\]]*(?=\s)|[。！？｡]|(?=\n)")
+_SENTENCE_END = re.compile(r"(?:[.!?…][\"'”’»)\]]*(?=\s)|[。！？｡])[\r\n]*|[\r\n]+")
+_MAX_TAILS = 1 << 20
+"""Tokens that the beginnings of one text may have of their own, all together."""
 
 
 class Cut(NamedTuple):
@@ -31,12 +33,13 @@ def sentence_ends(text: str) -> list[int]:
     Spaces after a sentence stand before the next one; line breaks belong to the line that they end.
     """
     ends: list[int] = []
-    for match in SENTENCE_END.finditer(text):
-        end = match.end()
-        while end < len(text) and text[end] in "\r\n":
-            end += 1
-        if text[:end].strip() and end < len(text) and (not ends or text[ends[-1] : end].strip()):
-            ends.append(end)
+    seen, something = 0, False
+    for match in _SENTENCE_END.finditer(text):
+        something = something or not text[seen : match.end()].isspace()
+        seen = match.end()
+        if something and seen < len(text):
+            ends.append(seen)
+            something = False
     return [*ends, len(text)] if text else []
 
 
@@ -69,12 +72,15 @@ def cut(splits: Splits, prompt: str, text: str, offsets: Sequence[int], max_toke
     """
     tokenizer = IncrementalTokenizer(splits, prompt)
     found: list[tuple[int, int, list[int]]] = []
-    before = 0
+    before = tails = 0
     for offset in offsets:
         tokenizer.append(text[before:offset], max_tokens)
         before = offset
-        stable = tokenizer.num_stable
-        found.append((offset, stable, tokenizer.tokens[stable:]))
+        tail = tokenizer.unstable
+        found.append((offset, tokenizer.num_stable, tail))
+        tails += len(tail)
+        if tails > _MAX_TAILS:
+            raise TooLarge("the text has long runs without a safe split; ask for fewer places", "text")
     ids = tokenizer.tokens
     cuts = []
     for offset, stable, tail in found:

@@ -192,6 +192,11 @@ class IncrementalTokenizer:
         """How many of the tokens no append can change."""
         return len(self._committed)
 
+    @property
+    def unstable(self) -> list[int]:
+        """The tokens after those. Not to be changed."""
+        return self._encoded_tail()
+
     def append(self, text: str, max_tokens: int | None = None) -> None:
         """Adds text at the end. Errors as in `replace`."""
         self.replace(self.length, self.length, text, max_tokens)

@@ -66,6 +66,10 @@ class Tokenizer:
                 raise InvalidRequest(f"text {index}: {error.message}", f"input[{index}]") from None
         return [encoding.ids for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
 
+    def end_of(self, text: str, count: int) -> int:
+        """Characters of `text` that its first `count` tokens reach, which is 0 for none."""
+        return max((end for _, end in self.backend.encode(text, add_special_tokens=False).offsets[:count]), default=0)
+
     def decode(self, ids: Sequence[int]) -> list[str]:
         """The piece of text that each token stands for; a token of broken UTF-8 gives replacement characters."""
         return [self.backend.decode([token], skip_special_tokens=False) for token in ids]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from streambed.errors import InvalidRequest
@@ -19,15 +20,21 @@ def count(text: str, unit: OffsetUnit) -> int:
     return len(text)
 
 
-def codepoints(text: str, position: int, unit: OffsetUnit, name: str) -> int:
-    """Code points of `text` before a position in a unit, which lies within it.
+def codepoints(text: str, positions: Sequence[int], unit: OffsetUnit, name: str) -> list[int]:
+    """Code points of `text` before each of `positions`, which rise and lie within it in a unit. One pass.
 
     Raises InvalidRequest, with `name` as what is wrong, for a position inside a character.
     """
     if unit == "codepoint" or text.isascii():
-        return position
+        return list(positions)
     encoding, width = ("utf-16-le", 2) if unit == "utf16" else ("utf-8", 1)
-    try:
-        return len(text.encode(encoding)[: position * width].decode(encoding))
-    except UnicodeDecodeError:
-        raise InvalidRequest(f"{name} is {position}, which is inside a character in {unit}", name) from None
+    raw, before, found = text.encode(encoding), 0, 0
+    places = []
+    for position in positions:
+        try:
+            found += len(raw[before * width : position * width].decode(encoding))
+        except UnicodeDecodeError:
+            raise InvalidRequest(f"{name} is {position}, which is inside a character in {unit}", name) from None
+        before = position
+        places.append(found)
+    return places

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -38,6 +39,20 @@ def shorten(hidden: NDArray[np.float32], dimensions: int | None = None) -> NDArr
         raise Internal("the model gave a vector without a direction for this text")
     unit: NDArray[np.float32] = (cut / lengths).astype(np.float32)
     return unit
+
+
+def merge(hidden: NDArray[np.float32], weights: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+    """One vector for each document: the mean of its segments' unit vectors, weighted; not yet of unit length.
+
+    hidden: float32 [segments of all documents, hidden]; weights: of each document's segments. A document of one segment
+    keeps its row. Returns float32 [documents, hidden].
+    """
+    rows, at = [], 0
+    for document in weights:
+        part = hidden[at : at + len(document)]
+        at += len(document)
+        rows.append(part[0] if len(document) == 1 else np.average(shorten(part), axis=0, weights=document))
+    return np.stack(rows).astype(np.float32, copy=False)
 
 
 def encode(vector: NDArray[np.float32], encoding_format: EncodingFormat) -> str | NDArray[np.float32]:
