@@ -342,6 +342,7 @@ def test_sessions_of_another_key(serve: Serve) -> None:
     for reply in (foreign.get(), foreign.append("x"), foreign.set("x"), foreign.embedding(), foreign.delete()):
         check_error(reply, 404, "not_found", "session")
     for session in (mine, theirs):
+        until(lambda: session.get().json()["kv"] == "warm")  # noqa: B023 - called at once
         listed = live.client.get("/v1/sessions", headers=session.headers).json()
         assert listed["object"] == "list"
         assert [one["session"] for one in listed["data"]] == [session.id]
