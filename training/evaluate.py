@@ -1,5 +1,4 @@
-"""`make eval-model`: the built-in checkpoint beside its teacher (and any other checkpoint) on held-out
-texts.
+"""`make eval-model`: the built-in checkpoint beside its teacher (and any other) on held-out texts.
 
 Checkpoints run in Streambed's own engine, in float32; the teacher as in training. What is held out, and by which rule:
 dataset.py.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -31,20 +30,6 @@ WORDS = [
 ]
 texts = st.lists(st.sampled_from(WORDS), min_size=1, max_size=40).map("".join)
 share = st.floats(0, 1)
-
-
-@pytest.fixture(scope="module")
-def small_engine(tiny_checkpoint: Path) -> Iterator[Engine]:
-    """Steps of 24 rows and KV for about 1,000 tokens: passes are cut into steps, and others evict between them."""
-    memory = 1000 * 2 * 2 * 2 * 16 * 4
-    with Engine.load(str(tiny_checkpoint), dtype="float32", max_batch_tokens=24, kv_memory=memory) as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
-def reference_engine(tiny_checkpoint: Path) -> Iterator[Engine]:
-    with Engine.load(str(tiny_checkpoint), dtype="float32", max_batch_tokens=8192) as engine:
-        yield engine
 
 
 def each_alone(engine: Engine, text: str, offsets: list[int], instruction: str | None) -> np.ndarray:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import CancelledError
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,21 +44,6 @@ operation = st.one_of(
     st.tuples(st.just("traffic"), st.sampled_from(list(Lane)), piece, st.integers(1, 60)),
     st.tuples(st.just("check")),
 )
-
-
-@pytest.fixture(scope="module")
-def small_engine(tiny_checkpoint: Path) -> Iterator[Engine]:
-    """Steps of 24 rows, and KV for about 1,000 tokens, so that chunks, evictions and forks happen all the time."""
-    memory = 1000 * 2 * 2 * 2 * 16 * 4
-    with Engine.load(str(tiny_checkpoint), dtype="float32", max_batch_tokens=24, kv_memory=memory) as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
-def reference_engine(tiny_checkpoint: Path) -> Iterator[Engine]:
-    """Computes every text whole, in one step, and caches nothing."""
-    with Engine.load(str(tiny_checkpoint), dtype="float32", max_batch_tokens=8192) as engine:
-        yield engine
 
 
 def reference(engine: Engine, texts: list[str], instruction: str | None) -> np.ndarray:

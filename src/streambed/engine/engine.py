@@ -339,13 +339,15 @@ class Engine:
         if len(prompt) > most:
             self.fit(self.tokenizer.encode(prompt))  # once, rather than once for each text
         # What is to be merged and longer than any window is tokenised segment by segment alone.
-        heads = [(prompt + text)[:limit] for text in texts if long_input != "merge" or len(prompt) + len(text) <= limit]
+        fits = [len(prompt) + len(text) <= limit for text in texts]
+        heads = [
+            (prompt + text)[:limit] for text, whole in zip(texts, fits, strict=True) if whole or long_input != "merge"
+        ]
         # One text alone does not wake the library's own thread pool.
         encoded = iter(self.tokenizer.encode_batch(heads) if len(heads) > 1 else map(self.tokenizer.encode, heads))
         before = len(self.tokenizer.encode(prompt)) if prompt else 0
         documents = []
-        for index, text in enumerate(texts):
-            whole = len(prompt) + len(text) <= limit
+        for index, (text, whole) in enumerate(zip(texts, fits, strict=True)):
             ids = next(encoded) if whole or long_input != "merge" else []
             if whole and len(ids) <= most:
                 documents.append(Document([Segment(0, len(text), ids)], before))

@@ -1,0 +1,25 @@
+"""Engines that several test files compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from streambed import Engine
+
+
+@pytest.fixture(scope="module")
+def small_engine(tiny_checkpoint: Path) -> Iterator[Engine]:
+    """Steps of 24 rows, and KV for about 1,000 tokens, so that chunks, evictions and forks happen all the time."""
+    memory = 1000 * 2 * 2 * 2 * 16 * 4
+    with Engine.load(str(tiny_checkpoint), dtype="float32", max_batch_tokens=24, kv_memory=memory) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def reference_engine(tiny_checkpoint: Path) -> Iterator[Engine]:
+    """Computes every text whole, in one step, and caches nothing."""
+    with Engine.load(str(tiny_checkpoint), dtype="float32", max_batch_tokens=8192) as engine:
+        yield engine
