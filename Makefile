@@ -5,7 +5,7 @@ BIN := .venv/bin
 TORCH := torch==2.13.0
 ARGS ?=
 
-.PHONY: setup serve test test-all lint format docs bench bench-stream builtin-model eval-model clean
+.PHONY: setup serve test test-all lint format docs bench bench-stream bench-prefixes builtin-model eval-model clean
 
 setup: .venv/dev
 
@@ -23,7 +23,7 @@ setup: .venv/dev
 
 .venv/dev: .venv/serve
 	@echo "Streambed: installing what the tests need ..."
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,reduce]'
 	@touch $@
 
 .venv/integrations: .venv/dev
@@ -64,6 +64,9 @@ bench: .venv/dev
 
 bench-stream: .venv/dev
 	$(BIN)/python -m benchmarks.stream $(ARGS)
+
+bench-prefixes: .venv/dev
+	$(BIN)/python -m benchmarks.prefixes $(ARGS)
 
 # From packages to src/streambed/model/builtin; about two hours on two cores. Stop it at any time, it goes on.
 builtin-model: .venv/training

@@ -48,17 +48,22 @@ class Runner:
         wanted: list[int] = []
         spans: list[Span] = []
         for task, start, stop, probes, slab in step.runs:
-            first = len(ids)
+            first, rows = len(ids), stop - start
             ids += task.ids[start:stop]
             positions += range(start, stop)
             wanted += range(len(ids), len(ids) + len(probes))
             ids += [self._end_id] * len(probes)
             positions += probes
-            # One probe behind the last row is plain causal order; others must not see the rows after their place.
-            causal = all(probe == stop for probe in probes) and len(probes) <= 1
-            visible = None if causal else (*range(start, stop), *probes)
-            if len(ids) > first:
-                spans.append(Span(first, len(ids), start, slab.kv if slab else None, visible))
+            kv = slab.kv if slab else None
+            # One probe behind the last row is plain causal order. Others must not see the rows after their place: a span of
+            # their own, so that the rows keep a kernel without a mask.
+            apart = bool(probes) and (len(probes) > 1 or probes[0] != stop)
+            assert kv is not None or not apart, "a text without memory has one probe, at its end"
+            end = first + rows + (0 if apart else len(probes))
+            if end > first:
+                spans.append(Span(first, end, start, kv))
+            if apart:
+                spans.append(Span(end, len(ids), stop, kv, probes))
         return self._forward(ids, positions, spans, wanted)
 
     def _forward(self, ids: list[int], positions: list[int], spans: list[Span], wanted: list[int]) -> Vectors:
