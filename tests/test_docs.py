@@ -70,6 +70,7 @@ def kind(annotation: object) -> str:
     names = {"str": "string", "int": "integer", "float": "number", "Any": "numbers or string", "NoneType": "null"}
     names |= {"dict[str, int]": "object", "dict[str, float]": "object", "dict[str, Any]": "object", "Emit": "object"}
     names |= {"list[Watch]": "objects", "list[float]": "numbers", "list[int]": "integers"}
+    names |= {"EncodingFormat": "`float`, `base64`, `int8`, `ubinary`"}
     names |= {"Union[`sentence`, int]": "`sentence` or integer"}
     return names.get(text, text)
 

@@ -30,6 +30,7 @@ def test_defaults() -> None:
         "input": "a",
         "encoding_format": "float",
         "dimensions": None,
+        "reducer": None,
         "user": None,
         "instruction": None,
         "input_type": None,
@@ -47,6 +48,9 @@ def test_defaults() -> None:
     ("name", "value"),
     [
         ("encoding_format", "base64"),
+        ("encoding_format", "int8"),
+        ("encoding_format", "ubinary"),
+        ("reducer", "small"),
         ("dimensions", 32),
         ("user", "someone"),
         ("instruction", ""),

@@ -47,6 +47,9 @@ class Settings:
     long_input: Literal["merge", "truncate", "error"] = _setting(
         "merge", "What to do with a text beyond the window: merge its segments' vectors, truncate it, or error."
     )
+    reducer: tuple[str, ...] = _setting(
+        (), "NAME=PATH of a folder from `streambed reduce fit`, for requests to choose (repeatable)."
+    )
     accept_token_ids: bool = _setting(False, "Accept token ids as input (they must be this model's own).")
     max_body: int = _setting(16 << 20, "Largest request body.", size=True)
     max_requests: int = _setting(512, "Requests in progress at once; more are refused with 429.")
@@ -90,9 +93,18 @@ class Settings:
             if not 0 < getattr(self, name) < float("inf"):
                 flag = f"--{name.replace('_', '-')}"
                 raise SettingsError(f"{flag} is {getattr(self, name)}; a positive number of seconds is expected")
+        names = [name for name, _ in self.reducers]
+        if not all(names) or not all(path for _, path in self.reducers) or len(set(names)) < len(names):
+            raise SettingsError(f"--reducer is {', '.join(self.reducer)}; NAME=PATH with different names is expected")
         for origin in self.allow_origin:
             if origin != "*" and "://" not in origin:
                 raise SettingsError(f"--allow-origin is {origin!r}; an origin such as https://example.org is expected")
+
+    @property
+    def reducers(self) -> list[tuple[str, str]]:
+        """Names and paths of `reducer`."""
+        pairs = (each.partition("=") for each in self.reducer)
+        return [(name, path) for name, _, path in pairs]
 
     @property
     def is_loopback(self) -> bool:

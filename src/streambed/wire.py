@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSche
 
 from streambed.errors import ERROR_TABLE, Internal, InvalidRequest, RequestError
 from streambed.text.units import OffsetUnit
+from streambed.vectors.shape import EncodingFormat
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -47,13 +48,20 @@ class _Prompted(_Strict):
     prompt_name: str | None = Field(None, description="A prompt that the checkpoint names, instead of a task.")
 
 
-class EmbeddingsRequest(_Prompted):
+class _Shaped(_Prompted):
+    encoding_format: EncodingFormat = Field(
+        "float",
+        description="`base64` is little-endian float32; `int8` and `ubinary` are numbers that come with a `scale`.",
+    )
+    dimensions: int | None = Field(None, description="Leading dimensions to keep: 32 to the model's own.")
+    reducer: str | None = Field(None, description="A reducer that `/info` lists, instead of `dimensions`.")
+
+
+class EmbeddingsRequest(_Shaped):
     """Body of `POST /v1/embeddings`."""
 
     input: Input = Field(description="A text, texts, token ids, or lists of token ids.")
     model: str = Field(description="A name that `/v1/models` lists.")
-    encoding_format: Literal["float", "base64"] = Field("float", description="`base64` is little-endian float32.")
-    dimensions: int | None = Field(None, description="Leading dimensions to keep: 32 to the model's own.")
     user: str | None = Field(None, description="Accepted for compatibility; not used.")
     long_input: Literal["merge", "truncate", "error"] | None = Field(
         None,
@@ -76,7 +84,7 @@ MAX_PREFIXES = 2048
 """Vectors of one request for prefixes."""
 
 
-class PrefixesRequest(_Prompted):
+class PrefixesRequest(_Shaped):
     """Body of `POST /v1/embeddings/prefixes`: vectors of beginnings of one text, which is read once."""
 
     input: str = Field(min_length=1, description="The text.")
@@ -89,8 +97,6 @@ class PrefixesRequest(_Prompted):
         None, min_length=1, max_length=MAX_PREFIXES, description="At these places instead, which must rise."
     )
     offset_unit: OffsetUnit = Field("codepoint", description="What offsets count, in both directions.")
-    encoding_format: Literal["float", "base64"] = Field("float", description="`base64` is little-endian float32.")
-    dimensions: int | None = Field(None, description="Leading dimensions to keep: 32 to the model's own.")
     priority: Literal["query", "bulk"] | None = Field(None, description="Lane; by default decided by the size.")
     timeout_ms: int | None = Field(None, gt=0, description="Give up with 504 after this time.")
 
@@ -122,7 +128,9 @@ class Watch(_Strict):
 
     id: str = Field(min_length=1, max_length=64, description="Name of the watch in `watch.triggered`.")
     text: str | None = Field(None, min_length=1, description="What to watch for; embedded as a document.")
-    embedding: list[float] | None = Field(None, description="Its vector instead, with the session's dimensions.")
+    embedding: list[float] | None = Field(
+        None, description="Its vector instead, with the session's `dimensions`; under a reducer, with the model's own."
+    )
     threshold: float = Field(ge=-1, le=1, allow_inf_nan=False, description="Cosine similarity at which it triggers.")
 
 
@@ -132,15 +140,18 @@ MAX_EVENT_ID = 64
 """Characters of an `event_id`."""
 
 
-class SessionOptions(_Prompted):
+class SessionOptions(_Shaped):
     """Body of `POST /v1/sessions`, and fields of `session.create`."""
 
-    dimensions: int | None = Field(None, description="Leading dimensions to keep: 32 to the model's own.")
-    encoding_format: Literal["float", "base64"] = Field("float", description="`base64` is little-endian float32.")
     emit: Emit = Field(default_factory=lambda: Emit.model_validate({}), description="When to emit embeddings unasked.")
     watch: list[Watch] = Field(default_factory=list, max_length=MAX_WATCHES, description="What to look out for.")
     offset_unit: OffsetUnit = Field(
         "codepoint", description="What positions count, in both directions; JavaScript strings count `utf16`."
+    )
+    overflow: Literal["error", "segment"] = Field(
+        "error",
+        description="What becomes of a text that outgrows the window: a change that would do it is refused, or a `segment` "
+        "ends there with a last vector of its own and the text goes on in a new window.",
     )
     text: str = Field("", description="The text to begin with.")
 
@@ -279,8 +290,15 @@ class SessionReport(ServerEvent):
         "`max_frame_bytes` of a frame."
     )
     dimensions: int = _about("Dimensions of the session's vectors.")
+    overflow: Literal["error", "segment"] = _about("What becomes of a text that outgrows the window.", "error")
     fingerprint: str = _about("Of everything that decides a vector: vectors of another one do not compare.")
     expires_in_s: float = _about("Time to live without a client.")
+    segment: int | None = _about(
+        "With `overflow: segment`, the number of the segment that grows, from 0; `start` and `segment` stand in "
+        "acknowledgements and embeddings of such sessions, too.",
+        None,
+    )
+    start: int | None = _about("Where it begins; what stands before it can no longer be changed.", None)
 
 
 @dataclass(frozen=True)
@@ -328,21 +346,27 @@ class InputTextAck(ServerEvent):
     offset: int = _about("Length of the text at that revision.")
     tokens: int = _about("Tokens of instruction and text, as of now; the end token is not counted.")
     credit: int = _about("Characters that may be sent before the next acknowledgement.")
+    segment: int | None = _about("The segment that grows.", None)
+    start: int | None = _about("Where it begins.", None)
 
 
 @dataclass(frozen=True)
 class EmbeddingDone(ServerEvent):
-    """The exact embedding of the text at `revision`."""
+    """The exact embedding of the text at `revision`, or of a segment of it."""
 
     type = "embedding.done"
     revision: int = _about("The state of the text that it is of.")
     offset: int = _about("Its length.")
-    embedding: Any = _about("Of unit length: a list of numbers, or base64 of little-endian float32.")
+    embedding: Any = _about("A list of numbers, or base64 of little-endian float32; of unit length.")
+    scale: float | None = _about("What the numbers of `int8` and `ubinary` are to be multiplied by.", None)
     drift: float | None = _about("Cosine distance from the embedding sent before; absent from the first.", None)
     usage: dict[str, int] = _about(
         "`prompt_tokens` of instruction, text and end token; `cached_tokens` were there, `computed_tokens` were not."
     )
     timing_ms: dict[str, float] = _about("`queue`, `compute`, and `total` since it was asked for.")
+    segment: int | None = _about("The segment that it is of.", None)
+    start: int | None = _about("Where that begins: the vector is of the text from here to `offset`.", None)
+    final: bool | None = _about("True in a segment's last embedding, which comes unasked when the segment ends.", None)
 
 
 @dataclass(frozen=True)

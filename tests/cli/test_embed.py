@@ -312,3 +312,14 @@ def test_reader_that_leaves(tiny_checkpoint: Path) -> None:
         said = running.stderr.read()
         running.wait(60)
     assert b"Traceback" not in said
+
+
+@pytest.mark.parametrize(("how", "says"), [("merge", "merged from their segments"), ("truncate", "truncated")])
+def test_long_texts_are_told_on_standard_error(
+    embed: Embed, vectors: Callable[..., np.ndarray], how: str, says: str
+) -> None:
+    texts = ["short", "word " * 700, "another word " * 400]
+    result = embed("--long-input", how, *texts)
+    assert agree(rows(result), vectors(texts, long_input=how))
+    assert result.stderr == f"2 of 3 texts were longer than the model's window, and {says}\n"
+    assert embed("short").stderr == ""

@@ -147,6 +147,7 @@ VALUES: dict[str, tuple[list[str], Any]] = {
     "allow_origin": (["https://a.example", "*"], ("https://a.example", "*")),
     "tls_cert": (["cert.pem"], "cert.pem"),
     "tls_key": (["key.pem"], "key.pem"),
+    "reducer": (["a=./b", "c=d=e"], ("a=./b", "c=d=e")),
     "dtype": (["bfloat16"], "bfloat16"),
     "device": (["cuda:1"], "cuda:1"),
     "threads": (["3"], 3),

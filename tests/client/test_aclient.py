@@ -34,6 +34,7 @@ from streambed.errors import (
 from streambed.settings import Settings
 from streambed.streams import registry
 from streambed.streams.protocol import Limits
+from streambed.vectors.reducers import Card, Reducer
 from tests.client.conftest import Proxy, agree
 from tests.server.conftest import Live, Serve, Servers, until
 
@@ -519,7 +520,7 @@ def test_watches_trigger_each_time(live: Live) -> None:
                 await stream.embedding()
                 await stream.set("a brook")
                 await stream.embedding()
-            await wait_for(lambda: len(stream._triggered) == 3)
+            await wait_for(lambda: len(stream._kept) == 3)
             got = [await take(stream) for _ in range(3)]
             assert all(isinstance(event, Triggered) for event in got)
             for event in got:
@@ -1000,3 +1001,72 @@ def test_the_client_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+# Texts beyond the window, and reducers
+
+
+def test_segments_come_to_who_iterates(live: Live, whole: Whole) -> None:
+    text = " ".join(f"word{number % 90}." if number % 7 == 0 else f"word{number % 90}" for number in range(900))
+
+    async def main() -> None:
+        async with AsyncClient(live.url) as client, client.open_stream(overflow="segment", emit="append") as stream:
+            for at in range(0, len(text), 500):
+                await stream.append(text[at : at + 500])
+            last = await stream.embedding()
+            assert last.segment >= 2
+            finals: list[Emitted] = []
+            while len(finals) < last.segment:
+                event = await anext(stream)
+                assert isinstance(event, Emitted)
+                if event.final:
+                    finals.append(event)
+            assert [event.segment for event in finals] == list(range(last.segment))
+            for event in [*finals, last]:
+                assert agree(event.vector, whole(text[event.start : event.offset]))
+            assert last.offset == len(text)
+            assert stream.text == text
+
+    run(main())
+
+
+def test_a_change_to_what_has_ended_is_refused(live: Live) -> None:
+    text = "word " * 900
+
+    async def main() -> None:
+        async with AsyncClient(live.url) as client, client.open_stream(text, overflow="segment") as stream:
+            await stream.flush()
+            await stream.replace(0, 4, "another")
+            with pytest.raises(InvalidRequest, match="have ended"):
+                await stream.embedding()
+            assert stream.text == text
+            assert (await stream.embedding()).offset == len(text)
+
+    run(main())
+
+
+def test_reducers_and_long_input(serve: Serve) -> None:
+    live = serve()
+    size = live.engine.info.dimensions
+    card = Card(format=1, method="pca", metric="cosine", input_dimensions=size, dimensions=8, model="tiny",
+                model_fingerprint=live.engine.info.fingerprint, texts=1)  # fmt: skip
+    weight = np.eye(size, dtype=np.float32)[:8]
+    reducer = Reducer.build(card, ((weight, np.zeros(8, dtype=np.float32)),))
+    live = serve(reducers={"small": reducer})
+
+    async def main() -> None:
+        async with AsyncClient(live.url) as client:
+            small = await client.embed(["a brook", "the sea"], reducer="small")
+            assert np.allclose(small, reducer.reduce(live.engine.embed(["a brook", "the sea"])), atol=1e-5)
+            ((offset, prefix),) = await client.prefix_embeddings("a brook", offsets=[7], reducer="small")
+            assert offset == 7
+            assert agree(prefix, small[0])
+            async with client.open_stream("a brook", reducer="small") as stream:
+                emitted = await stream.embedding()
+                assert agree(emitted.vector, small[0])
+                assert stream.fingerprint == reducer.fingerprint
+            with pytest.raises(TooLarge):
+                await client.embed("word " * 900, long_input="error")
+            assert (await client.embed("word " * 900)).shape == (1, size)
+
+    run(main())

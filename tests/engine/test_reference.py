@@ -158,3 +158,29 @@ def test_the_shape_of_0_6b(tmp_path: Path, open_engine: Callable[..., Engine]) -
         session.replace(session.offset - 2, session.offset, " ")
         assert session.text == texts[-1]
         assert cosines(session.embedding()[None], expected[-1:])[0] >= 0.99999
+
+
+@pytest.mark.parametrize("instruction", [None, "Find music"])
+def test_three_windows_are_the_mean_of_their_segments(
+    instruction: str | None, tmp_path: Path, open_engine: Callable[..., Engine]
+) -> None:
+    """Merged by us, and by hand from the reference's vectors of the same characters."""
+    directory = make_checkpoint(tmp_path / "model")
+    words = ["stone", "river", "light", "garden", "winter", "music", "paper", "ocean", "小溪", "流向大海。"]
+    draw = np.random.default_rng(0)
+    text = " ".join(" ".join(draw.choice(words, draw.integers(4, 12))) + "." for _ in range(150))
+    engine = open_engine(directory, dtype="float32", max_batch_tokens=64)
+    prompt = engine.prompt(instruction)
+    (document,) = engine.divide([text], prompt, "merge")
+    assert len(engine.tokenizer.encode(text)) >= 3 * 512 > 512 >= max(len(s.ids) for s in document.segments)
+    assert len(document.segments) >= 3
+    own = reference(directory, 512)([prompt + text[segment.start : segment.end] for segment in document.segments])
+    mean = np.average(own.astype(np.float64), axis=0, weights=document.weights)
+    merged = engine.embed([text], instruction=instruction, long_input="merge")
+    assert cosines(merged, mean[None].astype(np.float32))[0] >= 0.99999
+    cut = engine.embed([text], instruction=instruction, long_input="truncate")
+    (truncated,) = engine.divide([text], prompt, "truncate")
+    kept = text[: truncated.segments[0].end]
+    assert cosines(cut, reference(directory, 512)([prompt + kept]))[0] >= 0.9999
+    with pytest.raises(TooLarge):
+        engine.embed([text], instruction=instruction)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streambed import Engine, InvalidRequest, NotFound, Session, TooLarge
+from streambed import Engine, InvalidRequest, NotFound, Overloaded, Session, TooLarge
 from streambed.engine.sequence import Lane
 
 WORDS = [
@@ -261,3 +262,129 @@ def test_a_timeout_leaves_the_session_usable(
     with pytest.raises(CancelledError):
         snapshot.future.result(30)
     assert session.embedding() @ engine.embed(["text"])[0] >= 0.99999
+
+
+# Texts that outgrow the window
+
+
+def segmented_text(count: int, seed: int = 0) -> str:
+    draw = random.Random(seed)
+    ends = draw.choices(["", ".", "\n\n"], [12, 2, 1], k=count)
+    return " ".join(f"w{draw.randrange(100)}{end}" for end in ends)
+
+
+def check_segments(session: Session, reference_engine: Engine, text: str, ended: list, instruction: str | None) -> None:
+    """Each embedding is that of the characters that it says; no character but spaces is in none."""
+    limit = reference_engine.info.max_tokens - 1
+    at = 0
+    for number, segment in enumerate(ended):
+        assert segment.number == number
+        assert not text[at : segment.start].strip()
+        at = segment.end
+        piece = text[segment.start : segment.end]
+        assert segment.tokens <= limit
+        wanted = reference(reference_engine, [piece], instruction)[0]
+        assert segment.embedding() @ wanted > 0.99999
+    assert session.start >= at
+    assert not text[at : session.start].strip()
+    assert session.segment == len(ended)
+    assert session.text == text
+    assert session.offset == len(text)
+    rest = text[session.start :]
+    if rest:
+        assert session.embedding() @ reference(reference_engine, [rest], instruction)[0] > 0.99999
+
+
+@settings(max_examples=25)
+@given(
+    words=st.integers(0, 1200),
+    seed=st.integers(0, 9),
+    cuts=st.lists(st.integers(1, 900), max_size=15),
+    instruction=st.sampled_from([None, "Find it"]),
+    spaces=st.sampled_from([0, 1, 3, 900]),
+)
+def test_a_text_goes_on_in_segments(
+    small_engine: Engine,
+    reference_engine: Engine,
+    words: int,
+    seed: int,
+    cuts: list[int],
+    instruction: str | None,
+    spaces: int,
+) -> None:
+    text = segmented_text(words, seed) + " " * spaces
+    ended = []
+    with small_engine.open_session(instruction=instruction, overflow="segment") as session:
+        at = 0
+        for cut in [*cuts, len(text)]:
+            session.append(text[at : at + cut])
+            at = min(at + cut, len(text))
+            ended += session.take_ended()
+        check_segments(session, reference_engine, text, ended, instruction)
+
+
+def test_segments_of_one_append_edits_and_forks(small_engine: Engine, reference_engine: Engine) -> None:
+    text = segmented_text(1000)
+    with small_engine.open_session(text, overflow="segment") as session:
+        ended = session.take_ended()
+        assert len(ended) > 1
+        check_segments(session, reference_engine, text, ended, None)
+        start = session.start
+        with pytest.raises(InvalidRequest, match="ended"):
+            session.replace(start - 1, start, "x")
+        with pytest.raises(InvalidRequest, match="ended"):
+            session.set("another text")
+        assert session.text == text
+        session.replace(start, start + 3, "edited")
+        edited = text[:start] + "edited" + text[start + 3 :]
+        check_segments(session, reference_engine, edited, ended, None)
+        session.set(edited + " and more")
+        with session.fork() as twin:
+            twin.append(" here")
+            assert twin.start == session.start
+            assert twin.text == edited + " and more here"
+            check_segments(twin, reference_engine, twin.text, ended, None)
+        revision = session.revision
+        session.restore(text[: ended[0].end + 5], ended[0].end, 1)
+        assert session.revision == revision + 1
+        check_segments(session, reference_engine, text[: ended[0].end + 5], ended[:1], None)
+
+
+def test_an_edit_may_end_a_segment(small_engine: Engine, reference_engine: Engine) -> None:
+    with small_engine.open_session("the start. " + "the end.", overflow="segment") as session:
+        long = segmented_text(600)
+        session.replace(11, 11, long)
+        ended = session.take_ended()
+        assert ended
+        check_segments(session, reference_engine, f"the start. {long}the end.", ended, None)
+
+
+def test_a_segment_that_cannot_end_now_changes_nothing(small_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    with small_engine.open_session("some text.", overflow="segment") as session:
+        submit, calls = small_engine.submit, []
+
+        def refuse(*values: object, **more: object) -> object:
+            calls.append(values)
+            if len(calls) > 1:
+                raise Overloaded("too much work waits")
+            return submit(*values, **more)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(small_engine, "submit", refuse)
+        with pytest.raises(Overloaded):
+            session.append(segmented_text(1000))
+        monkeypatch.undo()
+        assert (session.text, session.revision, session.segment, session.take_ended()) == ("some text.", 1, 0, [])
+        session.embedding()
+
+
+def test_an_instruction_must_leave_room_for_segments(small_engine: Engine) -> None:
+    long = "word " * (small_engine.info.max_tokens - 20)
+    with pytest.raises(TooLarge, match="instruction leaves"):
+        small_engine.open_session(instruction=long, overflow="segment")
+
+
+def test_a_text_too_long_is_refused_and_leaves_no_session(small_engine: Engine) -> None:
+    before = small_engine.stats().sessions
+    with pytest.raises(TooLarge):
+        small_engine.open_session(segmented_text(1000))
+    assert small_engine.stats().sessions == before

@@ -7,7 +7,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from streambed.server.app import create_app
 from streambed.server.listener import Listener, listen
 from streambed.settings import Settings
 from streambed.streams.journal import Journal
+from streambed.vectors.reducers import Reducer
 from tests.checkpoints import make_checkpoint
 
 PROMPTS = {"query": "Question: ", "code": "Code: "}
@@ -98,12 +99,18 @@ class Servers:
     def __init__(self) -> None:
         self._running: list[tuple[Live, uvicorn.Server, threading.Thread, _Errors]] = []
 
-    def start(self, engine: Engine, settings: Settings | None = None, keys: tuple[str, ...] = ()) -> Live:
+    def start(
+        self,
+        engine: Engine,
+        settings: Settings | None = None,
+        keys: tuple[str, ...] = (),
+        reducers: Mapping[str, Reducer] | None = None,
+    ) -> Live:
         settings = settings or Settings(drain=5.0)
         listener = listen("127.0.0.1", 0)
         port = listener.getsockname()[1]
         journal = Journal(settings.journal, settings.journal_sync) if settings.journal else None
-        app = create_app(engine, settings, keys, journal)
+        app = create_app(engine, settings, keys, journal, reducers)
         server = Listener(app, settings)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
@@ -148,11 +155,17 @@ Serve = Callable[..., Live]
 
 @pytest.fixture
 def serve(engine: Engine) -> Iterator[Serve]:
-    """Starts servers on free ports of the loopback: `serve(Settings(...), keys=(...), engine=...)`."""
+    """Starts servers on free ports of the loopback: `serve(Settings(...), keys=(...), engine=..., reducers={...})`."""
     servers = Servers()
 
-    def start(settings: Settings | None = None, *, keys: tuple[str, ...] = (), engine: Engine = engine) -> Live:
-        return servers.start(engine, settings, keys)
+    def start(
+        settings: Settings | None = None,
+        *,
+        keys: tuple[str, ...] = (),
+        engine: Engine = engine,
+        reducers: Mapping[str, Reducer] | None = None,
+    ) -> Live:
+        return servers.start(engine, settings, keys, reducers)
 
     yield start
     servers.stop()

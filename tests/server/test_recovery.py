@@ -926,6 +926,39 @@ def test_forks_survive(local: Local) -> None:
     assert [each["session"] for each in live.client.get("/v1/sessions").json()["data"]] == [fork["session"]]
 
 
+def test_segments_survive(local: Local) -> None:
+    """Where the segment that grows begins is on disk, so a restart ends none of them elsewhere."""
+    live = local.start()
+    text = " ".join(f"word{number % 90}." if number % 7 == 0 else f"word{number % 90}" for number in range(900))
+    with Wire(live.port) as wire:
+        created = wire.create(overflow="segment", offset_unit="utf16")
+        assert (created["overflow"], created["segment"], created["start"]) == ("segment", 0, 0)
+        for at in range(0, len(text), 700):
+            ack = wire.change("append", created["session"], text="🌊" + text[at : at + 700])
+        whole = "".join("🌊" + text[at : at + 700] for at in range(0, len(text), 700))
+        assert ack["segment"] > 1
+    for _ in range(2):
+        live = local.restart()
+        path = f"/v1/sessions/{created['session']}"
+        state = live.client.get(path).json()
+        assert (state["segment"], state["start"], state["offset"]) == (ack["segment"], ack["start"], ack["offset"])
+        with Wire(live.port) as wire:
+            resumed = wire.resume(created)
+            assert (resumed["overflow"], resumed["segment"], resumed["start"]) == (
+                "segment",
+                ack["segment"],
+                ack["start"],
+            )
+            event = wire.ask("input_text.set", session=created["session"], text="another")
+            assert code(event) == "invalid_request"
+            ack = wire.change("append", created["session"], text=" more")
+            whole += " more"
+            done = wire.embed(created["session"])
+            assert (done["segment"], done["start"], done["offset"]) == (ack["segment"], ack["start"], ack["offset"])
+            start = len(whole.encode("utf-16-le")[: 2 * ack["start"]].decode("utf-16-le"))
+            check_vector(live, whole[start:], done["embedding"])
+
+
 def test_limit_of_sessions_counts_recovered_ones(local: Local) -> None:
     live = local.start(max_sessions=2)
     created = [live.client.post("/v1/sessions", json={}) for _ in range(3)]

@@ -644,11 +644,11 @@ def test_newer_version(start: Start, path: Path) -> None:
     keep(journal, session.open())
     journal.close()
     connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute("PRAGMA user_version = 3")
     connection.close()
-    assert refusal(path) == "it has version 2; this Streambed writes 1"
+    assert refusal(path) == "it has version 3; this Streambed writes 2"
     connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 1")
+    connection.execute("PRAGMA user_version = 2")
     connection.close()
     _, found = start()
     assert found == [session.saved], "to look at it has changed nothing"

@@ -13,7 +13,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,8 +33,9 @@ from streambed.errors import (
     TooLarge,
 )
 from streambed.streams import protocol as protocol_module
-from streambed.streams.protocol import DIGEST, TRANSITIONS, Commit, Limits, Probe, Protocol, Send, State
+from streambed.streams.protocol import DIGEST, START, TRANSITIONS, Commit, Limits, Probe, Protocol, Send, State, Window
 from streambed.text.units import count
+from streambed.vectors.reducers import Card, Form, Reducer
 from streambed.wire import (
     Change,
     EmbeddingCreate,
@@ -97,15 +98,30 @@ class Answer(NamedTuple):
     compute_s: float = 0.002
 
 
+class Over(NamedTuple):
+    """A segment that has ended."""
+
+    number: int
+    start: int
+    end: int
+    tokens: int
+    future: Future[Any]
+    text: str
+
+
 class Text:
-    """A document that is a string."""
+    """A document that is a string. Where it may go on in segments, each has as many tokens as a window."""
 
     is_warm = True
 
-    def __init__(self, text: str = "", max_tokens: int = LIMITS.max_tokens) -> None:
-        self.text = text
+    def __init__(
+        self, text: str = "", max_tokens: int = LIMITS.max_tokens, overflow: str = "error", window: Window = START
+    ) -> None:
         self.max_tokens = max_tokens
+        self.overflow = overflow
         self.busy = False
+        self.ended: list[Over] = []
+        self.restore(text, *window)
 
     @property
     def offset(self) -> int:
@@ -113,23 +129,39 @@ class Text:
 
     @property
     def num_tokens(self) -> int:
-        return tokens(self.text)
+        return tokens(self.text[self.start :])
+
+    def take_ended(self) -> list[Over]:
+        ended, self.ended = self.ended, []
+        return ended
+
+    def restore(self, text: str, start: int, segment: int) -> None:
+        self.start, self.segment = start, segment
+        self.fill(text)
+
+    def fill(self, text: str) -> None:
+        if tokens(text[self.start :]) > self.max_tokens and self.overflow == "error":
+            raise TooLarge("too many tokens")
+        while tokens(text[self.start :]) > self.max_tokens:
+            fit = (size for size in range(self.max_tokens, 0, -1))
+            end = self.start + next(n for n in fit if tokens(text[self.start : self.start + n]) <= self.max_tokens)
+            piece = text[self.start : end]
+            self.ended.append(Over(self.segment, self.start, end, tokens(piece), Future(), piece))
+            self.start, self.segment = end, self.segment + 1
+        self.text = text
 
     def replace(self, start: int, end: int, text: str) -> int:
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise InvalidRequest("a lone surrogate")
         if not 0 <= start <= end <= len(self.text):
             raise InvalidRequest("not within the text")
-        new = self.text[:start] + text + self.text[end:]
-        if tokens(new) > self.max_tokens:
-            raise TooLarge("too many tokens")
-        self.text = new
+        self.fill(self.text[:start] + text + self.text[end:])
         return 0
 
     def probe(self, deadline: float | None = None) -> Asked:
         if self.busy:
             raise Overloaded("too much work waits")
-        return Asked(Future(), self.text, deadline)
+        return Asked(Future(), self.text[self.start :], deadline)
 
 
 class Ear:
@@ -176,9 +208,11 @@ class Desk:
         revision: int = 0,
         digests: tuple[bytes, ...] = (),
         edited: bool = False,
+        window: Window = START,
+        reducer: Any = None,
         **options: Any,
     ) -> None:
-        self.document = Text(text, max_tokens)
+        self.document = Text(text, max_tokens, options.get("overflow", "error"), window)
         self.hidden = hidden
         self.now = 1000.0
         self.probes: deque[Probe] = deque()
@@ -190,12 +224,18 @@ class Desk:
             "ses",
             self.document,
             SessionOptions(**options),
-            options.get("dimensions") or len(hidden("")),
+            Form(
+                options.get("dimensions") or len(hidden("")),
+                options.get("dimensions"),
+                options.get("encoding_format", "float"),
+                reducer,
+            ),
             limits,
             durable,
             revision,
             deque(digests, maxlen=protocol_module.HISTORY),
             edited,
+            self.now,
         )
         self.ear = Ear()
         if attached:
@@ -229,6 +269,7 @@ class Desk:
     def attach(self, client: Ear) -> None:
         self.protocol.attach(client, self.now)
         self.carry_out()
+        self.protocol.tell_endings()
         self.protocol.tick(self.now)
         self.carry_out()
 
@@ -317,7 +358,7 @@ class Desk:
 
 def asked(probe: Probe) -> str:
     snapshot = probe.snapshot
-    assert isinstance(snapshot, Asked)
+    assert isinstance(snapshot, Asked | Over)
     return snapshot.text
 
 
@@ -1541,6 +1582,163 @@ def test_the_text_on_disk_is_put_together_change_by_change() -> None:
     desk.committed(4)
     desk.storage_failed(5)
     assert desk.text == "bye"
+
+
+# Segments
+
+
+def segmented(text: str = "", **more: Any) -> Desk:
+    """A desk whose windows hold 10 characters."""
+    return Desk(text, overflow="segment", max_tokens=10, limits=replace(LIMITS, max_characters=60), **more)
+
+
+def test_a_segment_ends_with_a_last_embedding() -> None:
+    desk = segmented()
+    desk.append("0123456789")
+    assert (ack := desk.ear.one(InputTextAck)).segment == ack.start == 0
+    desk.append("abc", event_id="more")
+    ack = desk.ear.one(InputTextAck)
+    assert (ack.offset, ack.tokens, ack.segment, ack.start, ack.event_id) == (13, 3, 1, 10, "more")
+    desk.finish()
+    last = desk.ear.one(EmbeddingDone)
+    assert (last.segment, last.start, last.offset, last.final, last.event_id) == (0, 0, 10, True, None)
+    assert last.usage["prompt_tokens"] == 11
+    assert unit("0123456789") @ last.embedding > 0.99999
+    desk.embed("now")
+    desk.finish()
+    done = desk.ear.one(EmbeddingDone)
+    assert (done.segment, done.start, done.offset, done.final, done.event_id) == (1, 10, 13, None, "now")
+    assert unit("abc") @ done.embedding > 0.99999
+
+
+def test_one_change_may_end_several_segments() -> None:
+    desk = segmented("é", offset_unit="utf8")
+    desk.append("x" * 8)
+    desk.append("y" * 12 + "z")
+    desk.ear.take()
+    for start, end, text in [(0, 10, "é" + "x" * 8), (10, 20, "y" * 10)]:
+        desk.finish()
+        last = desk.ear.one(EmbeddingDone)
+        assert (last.start, last.offset, last.final) == (start, end, True)
+        assert unit(text) @ last.embedding > 0.99999
+    assert desk.protocol.place == {"segment": 2, "start": 20}
+
+
+def test_what_has_ended_cannot_change() -> None:
+    desk = segmented("0123456789abc")
+    error = desk.refused("invalid_request", desk.replace, 9, 10, "x")
+    assert error.param == "start"
+    assert "before 10" in error.message
+    assert desk.refused("invalid_request", desk.set, "another").param == "text"
+    desk.replace(10, 11, "A")
+    desk.set("0123456789A")
+    assert desk.text == "0123456789A"
+
+
+def test_the_text_may_outgrow_the_window_but_not_its_limit() -> None:
+    desk = segmented("x" * 60)
+    desk.refused("too_large", desk.append, "y")
+
+
+def test_last_embeddings_wait_for_a_socket() -> None:
+    desk = segmented("0123456789abc", attached=False)
+    desk.carry_out()
+    desk.finish()
+    other = Ear("other")
+    desk.append("d", other)
+    assert [type(event) for event in other.take()] == [InputTextAck]
+    desk.attach(desk.ear)
+    last = desk.ear.one(EmbeddingDone)
+    assert (last.segment, last.final) == (0, True)
+    desk.detach()
+    desk.attach(desk.ear)
+    assert desk.ear.take() == []
+
+
+def test_last_embeddings_come_in_order_and_errors_with_them() -> None:
+    desk = segmented("0123456789" * 3 + "x")
+    first, second, third = desk.probes
+    desk.end(second)
+    assert desk.ear.take() == []
+    desk.end(first, Internal("it failed"))
+    error, done = desk.ear.take()
+    assert isinstance(error, ErrorEvent)
+    assert isinstance(done, EmbeddingDone)
+    assert done.segment == 1
+    desk.close()
+    assert third.snapshot.future.cancelled()
+
+
+def test_an_automatic_embedding_of_a_segment_that_ended_gives_way() -> None:
+    desk = segmented(emit=Emit.model_validate({"on": "append"}))
+    desk.append("0123456789")
+    (automatic,) = desk.probes
+    desk.append("abc")
+    assert automatic.snapshot.future.cancelled()
+    desk.finish()
+    desk.finish()
+    events = [(event.start, event.offset, event.final) for event in desk.ear.all(EmbeddingDone)]
+    assert events == [(0, 10, True), (10, 13, None)]
+
+
+def test_nothing_to_embed_right_after_a_segment() -> None:
+    desk = segmented("0123456789", revision=3, window=Window(10, 1))
+    with pytest.raises(InvalidRequest, match="empty"):
+        desk.embed()
+    assert desk.protocol.wake_at() is None
+
+
+def test_a_segment_that_ended_is_taken_back_with_its_change() -> None:
+    desk = segmented(durable=True)
+    desk.append("01234567")
+    desk.committed(1)
+    desk.ear.take()
+    desk.append("89abc", event_id="lost")
+    commit = desk.commits[-1]
+    assert commit.snapshot is not None, "the journal needs the whole text where a segment ends"
+    assert commit.window == Window(10, 1)
+    assert desk.protocol.place == {"segment": 0, "start": 0}
+    (ending,) = desk.probes
+    desk.storage_failed(2)
+    assert desk.ear.one(ErrorEvent).event_id == "lost"
+    assert (desk.text, desk.document.start, desk.document.segment) == ("01234567", 0, 0)
+    assert ending.snapshot.future.cancelled()
+    desk.append("89abc")
+    desk.committed(2)
+    assert desk.ear.one(InputTextAck).start == 10
+
+
+def test_a_reducer_changes_what_is_sent_alone() -> None:
+    card = Card(format=1, method="pca", metric="cosine", input_dimensions=HIDDEN, dimensions=3, model="m",
+                model_fingerprint="f", texts=9)  # fmt: skip
+    weight = np.eye(HIDDEN, dtype=np.float32)[5:8]
+    reducer = Reducer.build(card, ((weight, np.zeros(3, dtype=np.float32)),))
+    watch = Watch(id="w", embedding=list(map(float, hashed("ab"))), threshold=0.99)
+    desk = Desk("a", reducer=reducer, watch=[watch])
+    desk.embed()
+    while desk.finish():
+        pass
+    desk.append("b")
+    desk.embed()
+    while desk.finish():
+        pass
+    first, triggered, second = [event for event in desk.ear.take() if not isinstance(event, InputTextAck)]
+    wanted = unit("ab")[5:8] / np.linalg.norm(unit("ab")[5:8])
+    assert isinstance(second, EmbeddingDone)
+    assert np.allclose(second.embedding, wanted, atol=1e-5)
+    assert isinstance(first, EmbeddingDone)
+    assert second.drift == pytest.approx(1 - unit("a") @ unit("ab"), abs=1e-5), "of the model's own vectors"
+    assert isinstance(triggered, WatchTriggered)
+
+
+def test_a_reducer_that_fails_is_an_error() -> None:
+    card = Card(format=1, method="pca", metric="cosine", input_dimensions=HIDDEN, dimensions=1, model="m",
+                model_fingerprint="f", texts=9)  # fmt: skip
+    nothing = Reducer.build(card, ((np.zeros((1, HIDDEN), np.float32), np.zeros(1, np.float32)),))
+    desk = Desk("a", reducer=nothing)
+    desk.embed("e")
+    desk.finish()
+    assert desk.ear.one(ErrorEvent).error["code"] == "internal"
 
 
 # Anything, in any order

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
 from streambed.errors import Internal, InvalidRequest
-from streambed.vectors.shape import check_dimensions, encode, shorten
+from streambed.vectors.shape import EncodingFormat, check_dimensions, check_encoding, encode, shorten
 
 Vectors = NDArray[np.float32]
 LARGEST = float(np.finfo(np.float32).max)
@@ -120,14 +120,14 @@ def test_dimensions_out_of_bounds(dimensions: int, hidden_size: int, bounds: str
 @given(npst.arrays(np.uint32, st.integers(0, 40)))
 def test_base64_is_little_endian_float32_bit_for_bit(bits: NDArray[np.uint32]) -> None:
     vector = bits.view(np.float32)
-    encoded = encode(vector, "base64")
+    encoded = encode(vector, "base64")["embedding"]
     assert isinstance(encoded, str)
     raw = base64.b64decode(encoded, validate=True)
     assert struct.unpack(f"<{len(bits)}I", raw) == tuple(bits.tolist())
 
 
 def test_base64_of_known_values() -> None:
-    assert encode(np.array([1.0, -2.0], dtype=np.float32), "base64") == "AACAPwAAAMA="
+    assert encode(np.array([1.0, -2.0], dtype=np.float32), "base64")["embedding"] == "AACAPwAAAMA="
 
 
 @pytest.mark.parametrize(
@@ -136,10 +136,49 @@ def test_base64_of_known_values() -> None:
     ids=["plain", "big-endian", "cut", "strided", "reversed"],
 )
 def test_memory_layout_does_not_matter(vector: Vectors) -> None:
-    encoded = encode(vector, "base64")
+    encoded = encode(vector, "base64")["embedding"]
     assert isinstance(encoded, str)
     assert np.array_equal(np.frombuffer(base64.b64decode(encoded), "<f4"), vector)
-    plain = encode(vector, "float")
+    plain = encode(vector, "float")["embedding"]
     assert isinstance(plain, np.ndarray)
     assert plain.flags.c_contiguous
     assert np.array_equal(plain, vector)
+
+
+@given(
+    npst.arrays(
+        np.float32, st.integers(1, 64), elements=st.floats(-1, 1, width=32).map(lambda x: 0.0 if abs(x) < 1e-30 else x)
+    )
+)
+def test_int8_is_within_half_a_step(vector: Vectors) -> None:
+    fields = encode(vector, "int8")
+    numbers, scale = fields["embedding"], fields["scale"]
+    assert numbers.dtype == np.int8
+    assert scale > 0
+    assert np.abs(numbers).max() == (127 if vector.any() else 0)
+    assert np.abs(numbers.astype(np.float64) * scale - vector).max() <= 0.5001 * scale
+
+
+def test_ubinary_packs_signs_highest_bit_first() -> None:
+    vector = np.array([1, -1, 1, 1, -1, -1, -1, 1, -1, -1, -1, -1, -1, -1, -1, 3], dtype=np.float32)
+    fields = encode(vector, "ubinary")
+    assert fields["embedding"].tolist() == [0b10110001, 0b00000001]
+    assert fields["scale"] == pytest.approx(18 / 16)
+
+
+def test_ubinary_keeps_who_is_near() -> None:
+    base, noise = shorten(gaussian(1, 512))[0], gaussian(2, 512)[1] / 60
+    near, far = encode(base + noise, "ubinary"), encode(noise, "ubinary")
+    bits = np.unpackbits(encode(base, "ubinary")["embedding"])
+    distances = [int((bits != np.unpackbits(each["embedding"])).sum()) for each in (near, far)]
+    assert distances[0] < 150 < 220 < distances[1]
+
+
+@pytest.mark.parametrize("encoding_format", ["float", "base64", "int8", "ubinary"])
+def test_encodings_of_odd_sizes(encoding_format: EncodingFormat) -> None:
+    check_encoding(encoding_format, 64)
+    if encoding_format != "ubinary":
+        return check_encoding(encoding_format, 63)
+    with pytest.raises(InvalidRequest, match="63 is not a multiple of 8") as caught:
+        check_encoding(encoding_format, 63)
+    assert caught.value.param == "encoding_format"

@@ -5,22 +5,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Literal
 
 import click
 
-from streambed.errors import InvalidRequest, RequestError
-
-BATCH = 256
-"""Texts taken at a time: enough for full steps, little to hold in memory."""
-
-
-class _Item(NamedTuple):
-    text: str
-    id: Any
-    where: str
+from streambed.cli.texts import Item, batches, read
+from streambed.errors import RequestError
 
 
 @click.command()
@@ -82,7 +74,7 @@ def embed(
     from streambed.engine.engine import Engine
 
     console = Console(stderr=True)
-    items = itertools.chain((_Item(text, None, f"text {n}") for n, text in enumerate(texts)), _read(inputs, field))
+    items = itertools.chain((Item(text, None, f"text {n}") for n, text in enumerate(texts)), read(inputs, field))
     collected = []
     with (
         Engine.load(model, revision=revision, dtype=dtype, device=device) as engine,
@@ -90,19 +82,15 @@ def embed(
         Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
     ):
         bar = progress.add_task("Embedding", total=None)
-        index = 0
-        for batch in _batches(items):
+        index = long = 0
+        for batch in batches(items):
             try:
-                vectors = engine.embed(
-                    [item.text for item in batch],
-                    instruction=instruction,
-                    prompt_name=prompt_name,
-                    input_type=input_type,
-                    dimensions=dimensions,
-                    long_input=long_input,
-                )
+                prompt = engine.prompt(instruction, prompt_name, input_type)
+                documents = engine.divide([item.text for item in batch], prompt, long_input)
+                vectors = engine.embed_documents(documents, dimensions)
             except RequestError as error:
                 raise click.ClickException(f"{error} (counted from {batch[0].where})") from None
+            long += sum(len(document.segments) > 1 or document.truncated for document in documents)
             if output.endswith(".npy"):
                 collected.append(vectors)
             for item, vector in zip(batch, vectors, strict=True):
@@ -114,6 +102,9 @@ def embed(
         if output.endswith(".npy"):
             shape = (0, dimensions or engine.info.dimensions)
             np.save(out, np.concatenate(collected) if collected else np.empty(shape, dtype=np.float32))
+    if long:
+        done = "merged from their segments" if long_input == "merge" else "truncated"
+        click.echo(f"{long:,} of {index:,} texts were longer than the model's window, and {done}", err=True)
 
 
 @contextlib.contextmanager
@@ -132,37 +123,3 @@ def _open(output: str) -> Iterator[IO[bytes]]:
         raise click.ClickException(f"{output}: cannot be written: {error.strerror}") from None
     finally:
         part.unlink(missing_ok=True)
-
-
-def _read(inputs: Iterable[str], field: str) -> Iterator[_Item]:
-    import orjson
-
-    for name in inputs:
-        try:
-            with click.open_file(name, "rb") as file:
-                for number, raw in enumerate(file, 1):
-                    where = f"{name}:{number}"
-                    line = raw.rstrip(b"\r\n")
-                    if not line:
-                        continue
-                    try:
-                        text = line.decode()
-                    except UnicodeDecodeError:
-                        raise InvalidRequest(f"{where}: not UTF-8") from None
-                    if name.endswith(".jsonl"):
-                        try:
-                            value = orjson.loads(line)
-                        except orjson.JSONDecodeError as error:
-                            raise InvalidRequest(f"{where}: not valid JSON: {error.msg}") from None
-                        if not isinstance(value, dict) or not isinstance(value.get(field), str):
-                            raise InvalidRequest(f"{where}: no string in field {field!r}")
-                        yield _Item(value[field], value.get("id"), where)
-                    else:
-                        yield _Item(text, None, where)
-        except OSError as error:
-            raise click.ClickException(f"{name}: cannot be read: {error.strerror}") from None
-
-
-def _batches(items: Iterator[_Item]) -> Iterator[list[_Item]]:
-    while batch := list(itertools.islice(items, BATCH)):
-        yield batch

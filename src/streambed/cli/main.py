@@ -8,6 +8,7 @@ import click
 
 import streambed
 from streambed.cli.embed import embed
+from streambed.cli.reduce import reduce
 from streambed.cli.serve import serve
 from streambed.cli.stream import stream
 from streambed.errors import StreambedError
@@ -23,12 +24,14 @@ def cli() -> None:
     streambed embed "a text" "another"    print their vectors, a JSON line each
     streambed embed --input texts.txt --output vectors.npy
     streambed stream --against texts.txt  type, and see the embedding follow
+    streambed reduce fit --method pca --dimensions 128 --input texts.txt --output reducer
     """
 
 
 cli.add_command(serve)
 cli.add_command(embed)
 cli.add_command(stream)
+cli.add_command(reduce)
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from streambed.settings import Settings, parse_size
 
 if TYPE_CHECKING:
     from streambed.streams.journal import Journal
+    from streambed.vectors.reducers import Reducer
 
 logger = logging.getLogger("streambed")
 
@@ -129,7 +130,8 @@ def run(settings: Settings) -> None:
     shown = f"[{host}]" if ":" in host else host
     logger.info("Address: %s://%s:%d%s", scheme, shown, port, "" if keys else " (no key needed)")
     try:
-        Listener(create_app(engine, settings, keys, journal), settings).run(sockets=[listener])
+        app = create_app(engine, settings, keys, journal, _load_reducers(settings, info.fingerprint))
+        Listener(app, settings).run(sockets=[listener])
     finally:
         engine.close(timeout=5.0)
 
@@ -141,6 +143,19 @@ def _listen(settings: Settings) -> socket.socket:
         return listen(settings.host, settings.port)
     except OSError as error:
         raise SettingsError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}") from None
+
+
+def _load_reducers(settings: Settings, fingerprint: str) -> dict[str, Reducer]:
+    from streambed.vectors.reducers import Reducer
+
+    found = {}
+    for name, path in settings.reducers:
+        reducer = found[name] = Reducer.load(path, fingerprint)
+        card = reducer.card
+        logger.info(
+            "Reducer: %s, %s to %d dimensions, fingerprint %s", name, card.method, card.dimensions, reducer.fingerprint
+        )
+    return found
 
 
 def _check_tls(settings: Settings) -> None:

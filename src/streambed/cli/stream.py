@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -39,6 +39,13 @@ _SHOWN = 500
 @click.option("--prompt-name", help="A prompt that the checkpoint names, instead of an instruction.")
 @click.option("--input-type", type=click.Choice(["query", "document"]), help="What the text is, instead of a task.")
 @click.option("--dimensions", type=int, help="Leading dimensions to keep.")
+@click.option(
+    "--overflow",
+    type=click.Choice(["error", "segment"]),
+    default="error",
+    show_default=True,
+    help="What becomes of a text that outgrows the window: stop, or go on in segments.",
+)
 @click.option("--against", type=click.Path(exists=True, dir_okay=False), help="Texts to compare with, one a line.")
 @click.option("--top", type=click.IntRange(1, 20), default=3, show_default=True, help="How many of them to show.")
 def stream(
@@ -48,6 +55,7 @@ def stream(
     prompt_name: str | None,
     input_type: str | None,
     dimensions: int | None,
+    overflow: Literal["error", "segment"],
     against: str | None,
     top: int,
 ) -> None:
@@ -71,6 +79,7 @@ def stream(
             prompt_name=prompt_name,
             input_type=input_type,
             dimensions=dimensions,
+            overflow=overflow,
         ) as open_stream:
             view = View(open_stream, lines, vectors, top)
             if sys.stdout.isatty():

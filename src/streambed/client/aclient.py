@@ -28,8 +28,8 @@ MAX_UNACKNOWLEDGED = 512
 """Changes kept before `append` waits; the server compares as many again."""
 CLOSE_SECONDS = 5.0
 """How long `aclose` tries to have the session closed; if in vain, it expires."""
-MAX_TRIGGERED = 1024
-"""Triggers kept for who iterates; older ones go."""
+MAX_KEPT = 1024
+"""Triggers and last embeddings of segments kept for who iterates; older ones go."""
 
 
 class AsyncClient:
@@ -76,8 +76,13 @@ class AsyncClient:
         prompt_name: str | None = None,
         input_type: str | None = None,
         dimensions: int | None = None,
+        reducer: str | None = None,
+        long_input: Literal["merge", "truncate", "error"] | None = None,
     ) -> NDArray[np.float32]:
         """Embeds texts: float32 [len(texts), dimensions], of unit length; one string gives [1, dimensions].
+
+        reducer: one of the server's, by name, instead of dimensions. long_input: what to do with a text beyond the window;
+        by default what the server does, which is to merge its segments' vectors unless it was told otherwise.
 
         Raises:
             RequestError: as the server answers. ConnectionLost: it cannot be reached. TimeoutError.
@@ -86,7 +91,12 @@ class AsyncClient:
         for text in texts:
             check_text(text)
         body = await self._body(
-            instruction=instruction, prompt_name=prompt_name, input_type=input_type, dimensions=dimensions
+            instruction=instruction,
+            prompt_name=prompt_name,
+            input_type=input_type,
+            dimensions=dimensions,
+            reducer=reducer,
+            long_input=long_input,
         )
         vectors = []
         for at in range(0, len(texts), MAX_INPUTS):
@@ -104,6 +114,7 @@ class AsyncClient:
         prompt_name: str | None = None,
         input_type: str | None = None,
         dimensions: int | None = None,
+        reducer: str | None = None,
     ) -> list[tuple[int, NDArray[np.float32]]]:
         """Embeds beginnings of a text, which the server reads once: (offset, float32 [dimensions]), ascending.
 
@@ -116,6 +127,7 @@ class AsyncClient:
             prompt_name=prompt_name,
             input_type=input_type,
             dimensions=dimensions,
+            reducer=reducer,
             every=every,
             offsets=None if offsets is None else list(offsets),
         )
@@ -135,10 +147,15 @@ class AsyncClient:
         prompt_name: str | None = None,
         input_type: str | None = None,
         dimensions: int | None = None,
+        reducer: str | None = None,
+        overflow: Literal["error", "segment"] | None = None,
         emit: str | dict[str, Any] | None = None,
         watch: Sequence[dict[str, Any]] | None = None,
     ) -> AsyncStream:
         """Opens a growing text; use it in an `async with` block. Connects when it is first used.
+
+        overflow: whether a change that outgrows the window is refused (the default), or a `segment` ends there: its last
+        embedding comes when one iterates, and the text goes on in a new window.
 
         emit: when to embed unasked: `append`, `pause`, `sentence` or `drift`, or a dict such as
         `{"on": "append", "min_interval_ms": 100}`. watch: `[{"id": ..., "text": ..., "threshold": ...}]`. Both as in
@@ -149,6 +166,8 @@ class AsyncClient:
             "prompt_name": prompt_name,
             "input_type": input_type,
             "dimensions": dimensions,
+            "reducer": reducer,
+            "overflow": overflow,
             "emit": {"on": emit} if isinstance(emit, str) else emit,
             "watch": None if watch is None else list(watch),
             "encoding_format": "base64",
@@ -212,7 +231,8 @@ class AsyncStream:
         self._work = asyncio.Event()
         self._answers: dict[str, asyncio.Future[Emitted]] = {}
         self._emitted: Emitted | None = None
-        self._triggered: deque[Triggered] = deque(maxlen=MAX_TRIGGERED)
+        self._kept: deque[Triggered | Emitted] = deque(maxlen=MAX_KEPT)
+        """Triggers, and last embeddings of segments: none of them gives way to a newer one."""
         self._ended: StreambedError | None = None
         self._closed = False
         self._reason = "the connection was closed"
@@ -310,12 +330,12 @@ class AsyncStream:
         return self
 
     async def __anext__(self) -> Emitted | Triggered:
-        """What comes unasked: triggers in their order, and the newest embedding that nobody has seen. Ends with the
-        stream; raises what `append` raises."""
+        """What comes unasked: triggers and last embeddings of segments in their order, and the newest embedding that nobody
+        has seen. Ends with the stream; raises what `append` raises."""
         self._start()
         while True:
-            if self._triggered:
-                return self._triggered.popleft()
+            if self._kept:
+                return self._kept.popleft()
             if self._emitted is not None:
                 emitted, self._emitted = self._emitted, None
                 return emitted
@@ -478,10 +498,12 @@ class AsyncStream:
                 failed, self._ledger.failed = self._ledger.failed, []
                 for event_id, refusal in failed:
                     self._answer(event_id, refusal)
-                if isinstance(result, Emitted):
+                if isinstance(result, Triggered) or (isinstance(result, Emitted) and result.final):
+                    self._kept.append(result)
+                    if isinstance(result, Emitted):
+                        self._emitted = None  # of the same segment, and older
+                elif isinstance(result, Emitted):
                     self._emitted = result
-                elif isinstance(result, Triggered):
-                    self._triggered.append(result)
                 elif isinstance(result, tuple):
                     self._answer(*result)
                 elif result is not None and self._retry is None:

@@ -61,6 +61,8 @@ class Client:
         prompt_name: str | None = None,
         input_type: str | None = None,
         dimensions: int | None = None,
+        reducer: str | None = None,
+        long_input: Literal["merge", "truncate", "error"] | None = None,
     ) -> NDArray[np.float32]:
         """See `AsyncClient.embed`."""
         return self._call(
@@ -70,6 +72,8 @@ class Client:
                 prompt_name=prompt_name,
                 input_type=input_type,
                 dimensions=dimensions,
+                reducer=reducer,
+                long_input=long_input,
             )
         )
 
@@ -83,6 +87,7 @@ class Client:
         prompt_name: str | None = None,
         input_type: str | None = None,
         dimensions: int | None = None,
+        reducer: str | None = None,
     ) -> list[tuple[int, NDArray[np.float32]]]:
         """See `AsyncClient.prefix_embeddings`."""
         return self._call(
@@ -94,6 +99,7 @@ class Client:
                 prompt_name=prompt_name,
                 input_type=input_type,
                 dimensions=dimensions,
+                reducer=reducer,
             )
         )
 
@@ -105,6 +111,8 @@ class Client:
         prompt_name: str | None = None,
         input_type: str | None = None,
         dimensions: int | None = None,
+        reducer: str | None = None,
+        overflow: Literal["error", "segment"] | None = None,
         emit: str | dict[str, Any] | None = None,
         watch: Sequence[dict[str, Any]] | None = None,
     ) -> Stream:
@@ -117,6 +125,8 @@ class Client:
                 prompt_name=prompt_name,
                 input_type=input_type,
                 dimensions=dimensions,
+                reducer=reducer,
+                overflow=overflow,
                 emit=emit,
                 watch=watch,
             )

@@ -51,7 +51,7 @@ class Emitted:
     """An embedding of the text, as a stream gives it."""
 
     vector: NDArray[np.float32] = field(repr=False)
-    """float32 [dimensions], of unit length: the exact embedding of the text at `revision`."""
+    """float32 [dimensions], of unit length: the exact embedding of the text at `revision`, from `start` to `offset`."""
     revision: int
     offset: int
     """Characters of that text."""
@@ -59,6 +59,11 @@ class Emitted:
     """Cosine distance from the embedding before; None for the first."""
     usage: dict[str, int]
     timing_ms: dict[str, float]
+    segment: int = 0
+    start: int = 0
+    """Where that segment begins: 0 unless the text has outgrown the window."""
+    final: bool = False
+    """Whether it is the segment's last one."""
 
 
 @dataclass(frozen=True)
@@ -402,4 +407,7 @@ def decode(embedding: Any) -> NDArray[np.float32]:
 
 def _emitted(event: EmbeddingDone) -> Emitted:
     vector = decode(event.embedding)
-    return Emitted(vector, event.revision, event.offset, event.drift, event.usage, event.timing_ms)
+    segment, start, final = event.segment or 0, event.start or 0, bool(event.final)
+    return Emitted(
+        vector, event.revision, event.offset, event.drift, event.usage, event.timing_ms, segment, start, final
+    )

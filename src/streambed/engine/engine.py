@@ -23,7 +23,7 @@ from streambed.engine.prefixes import Prefixes
 from streambed.engine.runner import Runner, choose_device, choose_dtype
 from streambed.engine.scheduler import Scheduler
 from streambed.engine.sequence import Embedding, Lane, Sequence, Task, Vectors
-from streambed.engine.session import Session
+from streambed.engine.session import Overflow, Session
 from streambed.errors import (
     CheckpointError,
     DeadlineExceeded,
@@ -39,7 +39,7 @@ from streambed.model.weights import load_network
 from streambed.text.cuts import check_offsets, cut, sentence_ends, token_ends
 from streambed.text.incremental import IncrementalTokenizer, Splits
 from streambed.text.instructions import choose_prompt
-from streambed.text.segments import Document, LongInput, Segment, segments
+from streambed.text.segments import Document, LongInput, Segment, check_room, segments
 from streambed.text.tokenizer import SpecialTokens, Tokenizer, check_text
 from streambed.vectors.shape import check_dimensions, merge, shorten
 
@@ -237,7 +237,11 @@ class Engine:
             raise InvalidRequest("texts is one string; give a list of strings")
         check_dimensions(dimensions, self.info.dimensions)
         prompt = self.prompt(instruction, prompt_name, input_type)
-        documents = self.divide(texts, prompt, long_input)
+        return self.embed_documents(self.divide(texts, prompt, long_input), dimensions)
+
+    def embed_documents(self, documents: Sequence_[Document], dimensions: int | None = None) -> Vectors:
+        """Embeds what `divide` made: float32 [len(documents), dimensions], of unit length. Raises as `embed`."""
+        check_dimensions(dimensions, self.info.dimensions)
         futures = self.submit_batch([segment.ids for document in documents for segment in document.segments])
         if not futures:
             return np.empty((0, dimensions or self.info.dimensions), dtype=np.float32)
@@ -289,19 +293,31 @@ class Engine:
         instruction: str | None = None,
         prompt_name: str | None = None,
         input_type: str | None = None,
+        overflow: Overflow = "error",
         owner: str = "",
     ) -> Session:
         """Opens a growing text, optionally under an instruction. Close it, or use it in a `with` block.
 
+        overflow: what becomes of a text that outgrows the window. `error`: the change that would do it is refused.
+        `segment`: the text so far ends, at a good place, as a segment with a last embedding of its own (`take_ended`), and
+        the rest goes on in a new window; from then on embeddings are of that.
+
         Raises:
-            InvalidRequest: a wrong argument or a lone surrogate. TooLarge: the text is longer than the window.
+            InvalidRequest: a wrong argument or a lone surrogate. TooLarge: the text is longer than the window, or the
+            instruction leaves no room for segments.
         """
         prompt = self.prompt(instruction, prompt_name, input_type)
         tokenizer = IncrementalTokenizer(self.splits, prompt)
-        tokenizer.append(text, self.info.max_tokens - 1)  # before there is a session that an error would leave open
-        session = Session(self, tokenizer, Sequence(owner), revision=bool(text))
-        if text:
-            session.prepare()
+        tokenizer.set("", self.info.max_tokens - 1)
+        if overflow == "segment":
+            check_room(tokenizer.num_tokens, self.info.max_tokens - 1)
+        session = Session(self, tokenizer, Sequence(owner), prompt, overflow)
+        try:
+            if text:
+                session.append(text)
+        except BaseException:
+            session.close()
+            raise
         return session
 
     def prompt(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from concurrent.futures import Future
+from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streambed.engine.sequence import Embedding, Sequence
-from streambed.errors import NotFound
-from streambed.text.incremental import IncrementalTokenizer
+from streambed.errors import InvalidRequest, NotFound, StreambedError, TooLarge
+from streambed.text.incremental import IncrementalTokenizer, common_prefix
+from streambed.text.segments import segments
 from streambed.vectors.shape import check_dimensions, shorten
 
 if TYPE_CHECKING:
@@ -27,17 +30,54 @@ class Snapshot(NamedTuple):
     offset: int
 
 
+Overflow = Literal["error", "segment"]
+"""What becomes of a text that outgrows the window: see `Engine.open_session`."""
+MAX_ENDED = 1024
+"""Ended segments that wait to be taken; older ones go."""
+
+
+@dataclass(frozen=True)
+class EndedSegment:
+    """A segment that the text has outgrown, and its last embedding."""
+
+    number: int
+    start: int
+    end: int
+    tokens: int
+    """Of instruction and segment, without the end token."""
+    future: Future[Embedding]
+
+    def embedding(self, dimensions: int | None = None, timeout: float | None = None) -> NDArray[np.float32]:
+        """Of the characters `[start, end)` on their own: float32 [dimensions], of unit length."""
+        vector: NDArray[np.float32] = shorten(self.future.result(timeout).vectors, dimensions)[0]
+        return vector
+
+
 class Session:
     """Made by `Engine.open_session`. Safe to use from any thread; changes apply in the order of the calls.
 
-    Changes return at once; their rows are computed in the background. Positions count code points.
+    Changes return at once; their rows are computed in the background. Positions count code points. Tokenizer and sequence
+    hold the segment that grows, which is the whole text unless `overflow` is `segment`.
     """
 
-    def __init__(self, engine: Engine, tokenizer: IncrementalTokenizer, sequence: Sequence, revision: int = 0) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: IncrementalTokenizer,
+        sequence: Sequence,
+        prompt: str,
+        overflow: Overflow = "error",
+    ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
         self._sequence = sequence
-        self._revision = revision
+        self._prompt = prompt
+        self._overflow: Overflow = overflow
+        self._revision = 0
+        self._before = ""
+        """What ended segments hold, and the spaces around them."""
+        self._segment = 0
+        self._ended: deque[EndedSegment] = deque(maxlen=MAX_ENDED)
         self._closed = False
         self._lock = threading.Lock()
         engine.opened()
@@ -54,17 +94,39 @@ class Session:
     def text(self) -> str:
         """The text so far, without the instruction."""
         with self._lock:
-            return self._tokenizer.text
+            return self._before + self._tokenizer.text
 
     @property
     def offset(self) -> int:
         """Its length in code points: where the next append starts."""
         with self._lock:
-            return self._tokenizer.length
+            return len(self._before) + self._tokenizer.length
+
+    @property
+    def start(self) -> int:
+        """Where the segment that grows begins: what an embedding is of goes from here to the text's end."""
+        return len(self._before)
+
+    @property
+    def segment(self) -> int:
+        """Its number, from 0."""
+        return self._segment
+
+    @property
+    def overflow(self) -> Overflow:
+        return self._overflow
+
+    def take_ended(self) -> list[EndedSegment]:
+        """The segments that have ended since the last call."""
+        with self._lock:
+            ended = list(self._ended)
+            self._ended.clear()
+            return ended
 
     @property
     def tokens(self) -> list[int]:
-        """Ids of instruction and text, without the end token: always those of one-shot tokenisation."""
+        """Ids of instruction and text (of the segment that grows), without the end token: always those of one-shot
+        tokenisation."""
         with self._lock:
             return self._tokenizer.tokens
 
@@ -94,21 +156,37 @@ class Session:
         """Adds text at the end; returns the new revision.
 
         Raises:
-            InvalidRequest: a lone surrogate. TooLarge: the text would outgrow the window. Nothing is applied then.
+            InvalidRequest: a lone surrogate. TooLarge: the text would outgrow the window, and is not to go on in segments.
+            Overloaded: too much work waits to end a segment now. Nothing is applied then.
         """
         with self._lock:
-            return self._change(self._tokenizer.length, self._tokenizer.length, text)
+            end = len(self._before) + self._tokenizer.length
+            return self._change(end, end, text)
 
     def replace(self, start: int, end: int, text: str) -> int:
         """Puts `text` in the place of characters `[start, end)`; returns the new revision. Raises as `append`, and
-        InvalidRequest for a range outside the text."""
+        InvalidRequest for a range outside the text or in a segment that has ended."""
         with self._lock:
             return self._change(start, end, text)
 
     def set(self, text: str) -> int:
-        """Makes `text` the whole text; what it shares with the old one at its start is kept. Raises as `append`."""
+        """Makes `text` the whole text; what it shares with the old one at its start is kept. Raises as `replace`."""
         with self._lock:
-            return self._change(None, None, text)
+            old = self._before + self._tokenizer.text
+            same = common_prefix(old, text)
+            return self._change(same, len(old), text[same:])
+
+    def restore(self, text: str, start: int = 0, segment: int = 0) -> None:
+        """Makes it what it was: the text, with the segment that grows from `start`. Raises as `append`."""
+        with self._lock:
+            before, number = self._before, self._segment
+            self._before, self._segment = text[:start], segment
+            try:
+                self._fill(text[start:])
+            except BaseException:
+                self._before, self._segment = before, number
+                raise
+            self._revision += 1
 
     def embedding(self, dimensions: int | None = None, timeout: float | None = None) -> NDArray[np.float32]:
         """The exact embedding of the text as it is now: float32 [dimensions], of unit length.
@@ -129,14 +207,16 @@ class Session:
             self._check_open()
             ids = self._tokenizer.tokens
             future = self._engine.submit(self._sequence, ids, (len(ids),), deadline=deadline)
-            return Snapshot(future, self._revision, self._tokenizer.length)
+            return Snapshot(future, self._revision, len(self._before) + self._tokenizer.length)
 
     def fork(self) -> Session:
         """An independent session with the same text; its KV is copied, not computed."""
         with self._lock:
             self._check_open()
             sequence = Sequence(self._sequence.owner, source=self._sequence)
-            return Session(self._engine, self._tokenizer.fork(), sequence, self._revision)
+            twin = Session(self._engine, self._tokenizer.fork(), sequence, self._prompt, self._overflow)
+            twin._revision, twin._before, twin._segment = self._revision, self._before, self._segment
+            return twin
 
     def evict(self) -> None:
         """Gives the KV back and keeps the text; the next embedding computes it again. Does nothing while work runs."""
@@ -149,22 +229,62 @@ class Session:
                 self._closed = True
                 self._engine.forget(self._sequence)
 
-    def _change(self, start: int | None, end: int | None, text: str) -> int:
+    def _change(self, start: int, end: int, text: str) -> int:
         self._check_open()
-        limit = self._engine.info.max_tokens - 1
-        if start is None or end is None:
-            self._tokenizer.set(text, limit)
-        else:
-            self._tokenizer.replace(start, end, text, limit)
+        first, limit = len(self._before), self._engine.info.max_tokens - 1
+        if not 0 <= start <= end <= first + self._tokenizer.length:
+            raise InvalidRequest(f"range [{start}, {end}) is not within the text's {first + self._tokenizer.length}")
+        if start < first:
+            raise InvalidRequest(f"the text before {first:,} stands in segments that have ended and cannot change")
+        try:
+            self._tokenizer.replace(start - first, end - first, text, limit)
+        except TooLarge:
+            if self._overflow == "error":
+                raise
+            grown = self._tokenizer.text
+            self._divide(grown[: start - first] + text + grown[end - first :])
         self._revision += 1
         self._engine.submit(self._sequence, self._tokenizer.tokens, ())
         return self._revision
 
-    def prepare(self) -> None:
-        """Has the text computed in the background."""
-        with self._lock:
-            self._check_open()
+    def _fill(self, text: str) -> None:
+        """Makes `text` the segment that grows, or several."""
+        self._check_open()
+        try:
+            self._tokenizer.set(text, self._engine.info.max_tokens - 1)
+        except TooLarge:
+            if self._overflow == "error":
+                raise
+            self._divide(text)
+        if text:
             self._engine.submit(self._sequence, self._tokenizer.tokens, ())
+
+    def _divide(self, text: str) -> None:
+        """Ends as many segments as it takes until the rest of `text` fits.
+
+        The sequence goes from each to the next as to any other text, so the instruction's KV stays.
+        """
+        limit, first = self._engine.info.max_tokens - 1, len(self._before)
+        ended: list[EndedSegment] = []
+        rest, stop = len(text), len(text.rstrip())  # rest: where the segment that goes on begins
+        try:
+            for segment in segments(self._engine.splits, self._prompt, text, limit):
+                if segment.end >= stop:  # the last one, which goes on, unless more spaces follow it than fit
+                    whole = self._engine.tokenizer.encode(self._prompt + text[segment.start :])
+                    if len(whole) <= limit:
+                        rest = segment.start
+                        break
+                future = self._engine.submit(self._sequence, segment.ids, (len(segment.ids),))
+                number = self._segment + len(ended)
+                ended.append(EndedSegment(number, first + segment.start, first + segment.end, len(segment.ids), future))
+            self._tokenizer.set(text[rest:], limit)
+        except StreambedError:
+            for each in ended:
+                each.future.cancel()
+            raise
+        self._before += text[:rest]
+        self._segment += len(ended)
+        self._ended.extend(ended)
 
     def _check_open(self) -> None:
         if self._closed:

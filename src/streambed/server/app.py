@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -26,21 +26,28 @@ from streambed.server.socket import Sockets
 from streambed.settings import Settings
 from streambed.streams.journal import Journal
 from streambed.streams.registry import Registry
+from streambed.vectors.reducers import Reducer, Reducers
 from streambed.wire import EmbeddingsRequest, PrefixesRequest, TokenizeRequest
 
 logger = logging.getLogger("streambed")
 
 
 def create_app(
-    engine: Engine, settings: Settings, keys: tuple[str, ...] = (), journal: Journal | None = None
+    engine: Engine,
+    settings: Settings,
+    keys: tuple[str, ...] = (),
+    journal: Journal | None = None,
+    reducers: Mapping[str, Reducer] | None = None,
 ) -> ASGIApp:
     """The ASGI application over a loaded engine. keys: what requests must carry; none means an open server.
 
-    journal: an open one, whose sessions are recovered here; the application closes it when it ends.
+    journal: an open one, whose sessions are recovered here; the application closes it when it ends. reducers: by the names
+    that requests use.
     """
     names = settings.served_model_name or (engine.info.model,)
-    embeddings, health = Embeddings(engine, settings, names), Health(engine, names)
-    registry = Registry(engine, settings, journal)
+    forms = Reducers(engine.info.dimensions, reducers or {})
+    embeddings, health = Embeddings(engine, settings, names, forms), Health(engine, names, forms)
+    registry = Registry(engine, settings, journal, forms)
     sessions, sockets = Sessions(registry, settings), Sockets(registry, settings)
 
     @contextlib.asynccontextmanager

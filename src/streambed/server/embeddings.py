@@ -25,7 +25,8 @@ from streambed.text.cuts import check_offsets
 from streambed.text.segments import Document, Segment, content_hash
 from streambed.text.tokenizer import check_text
 from streambed.text.units import codepoints, count
-from streambed.vectors.shape import check_dimensions, encode, merge, shorten
+from streambed.vectors.reducers import Form, Reducers
+from streambed.vectors.shape import merge
 from streambed.wire import MAX_PREFIXES, EmbeddingsRequest, PrefixesRequest, TokenizeRequest, parse, parse_input
 
 Result = TypeVar("Result")
@@ -42,8 +43,9 @@ _GRACE_SECONDS = 5.0
 class Embeddings:
     """The handlers, and the thread pool in which they tokenise and write JSON, off the event loop."""
 
-    def __init__(self, engine: Engine, settings: Settings, names: tuple[str, ...]) -> None:
+    def __init__(self, engine: Engine, settings: Settings, names: tuple[str, ...], reducers: Reducers) -> None:
         self._engine = engine
+        self._reducers = reducers
         self._settings = settings
         self._names = names
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="streambed-text")
@@ -68,15 +70,15 @@ class Embeddings:
     async def prefixes(self, request: Request) -> Response:
         """Embeds beginnings of one text, which is read once. Each vector is that of the beginning on its own."""
 
-        def write(asked: PrefixesRequest, beginnings: Beginnings, embeddings: list[Embedding]) -> bytes:
-            vectors = shorten(beginnings.vectors(embeddings), asked.dimensions)
+        def write(asked: PrefixesRequest, form: Form, beginnings: Beginnings, embeddings: list[Embedding]) -> bytes:
+            vectors = form.vectors(beginnings.vectors(embeddings))
             data: list[dict[str, Any]] = []
             before = offset = 0
             for index, (cut, vector) in enumerate(zip(beginnings.cuts, vectors, strict=True)):
                 offset += count(asked.input[before : cut.offset], asked.offset_unit)
                 before = cut.offset
                 item = {"object": "embedding", "index": index, "offset": offset, "tokens": cut.num_tokens + 1}
-                data.append(item | {"embedding": encode(vector, asked.encoding_format)})
+                data.append(item | form.encode(vector))
             # Each token is computed once, and each end token.
             return _dump(asked, data, len(beginnings.ids) + len(beginnings.cuts), embeddings, {})
 
@@ -88,14 +90,14 @@ class Embeddings:
         kind: type[Asked],
         prepare: Callable[[Asked, float], Prepared],
         submit: Callable[..., list[Future[Embedding]]],
-        write: Callable[[Asked, Prepared, list[Embedding]], bytes],
+        write: Callable[[Asked, Form, Prepared, list[Embedding]], bytes],
     ) -> Response:
         """What both have in common: parse, tokenise, compute, write, each within the deadline."""
         started = time.monotonic()
         body = await request.body()
         asked = await self._work(lambda: parse(kind, body), len(body))
         self._check_model(asked.model)
-        check_dimensions(asked.dimensions, self._engine.info.dimensions)
+        form = self._reducers.form(asked.dimensions, asked.encoding_format, asked.reducer)
         deadline = started + (asked.timeout_ms / 1000 if asked.timeout_ms else self._settings.timeout)
         prepared = await self._work(lambda: prepare(asked, deadline), len(body))
         tokenized = time.monotonic()
@@ -105,7 +107,7 @@ class Embeddings:
         embeddings = await _wait(request, futures, deadline + _GRACE_SECONDS) if futures else []
         if embeddings is None:
             return Response(status_code=499)  # nobody reads it
-        content = await self._work(lambda: write(asked, prepared, embeddings))
+        content = await self._work(lambda: write(asked, form, prepared, embeddings))
         timing = {
             "tokenize": tokenized - started,
             "queue": max((embedding.queue_s for embedding in embeddings), default=0.0),
@@ -227,7 +229,7 @@ class _Inputs:
         ]
 
 
-def _write(asked: EmbeddingsRequest, inputs: _Inputs, embeddings: list[Embedding]) -> bytes:
+def _write(asked: EmbeddingsRequest, form: Form, inputs: _Inputs, embeddings: list[Embedding]) -> bytes:
     """The reply. What stands beside OpenAI's fields is there only if it was asked for, or a text was long."""
     hidden = iter([embedding.vectors[0] for embedding in embeddings])
     found = [
@@ -239,13 +241,14 @@ def _write(asked: EmbeddingsRequest, inputs: _Inputs, embeddings: list[Embedding
     if complete:
         rows = np.stack([row for index in complete for row in found[index] if row is not None])
         merged = merge(rows, [inputs.documents[index].weights for index in complete])
-        vectors = dict(zip(complete, shorten(merged, asked.dimensions), strict=True))
+        vectors = dict(zip(complete, form.vectors(merged), strict=True))
     data, long_inputs = [], []
     for index, document in enumerate(inputs.documents):
-        vector = encode(vectors[index], asked.encoding_format) if index in vectors else None
-        item: dict[str, Any] = {"object": "embedding", "index": index, "embedding": vector}
+        item: dict[str, Any] = {"object": "embedding", "index": index, "embedding": None}
+        if index in vectors:
+            item |= form.encode(vectors[index])
         if inputs.hashes:
-            item["segments"] = _segments(asked, document, inputs.hashes[index], found[index])
+            item["segments"] = _segments(form, document, inputs.hashes[index], found[index])
         data.append(item)
         if len(document.segments) > 1 or document.truncated:
             told = {"index": index, "segments": len(document.segments), "tokens": sum(document.weights)}
@@ -255,18 +258,11 @@ def _write(asked: EmbeddingsRequest, inputs: _Inputs, embeddings: list[Embedding
 
 
 def _segments(
-    asked: EmbeddingsRequest, document: Document, hashes: list[str | None], rows: list[NDArray[np.float32] | None]
+    form: Form, document: Document, hashes: list[str | None], rows: list[NDArray[np.float32] | None]
 ) -> list[dict[str, Any]]:
     return [
-        {
-            "start": segment.start,
-            "end": segment.end,
-            "tokens": tokens,
-            "hash": digest,
-            "embedding": None
-            if row is None
-            else encode(shorten(row[None], asked.dimensions)[0], asked.encoding_format),
-        }
+        {"start": segment.start, "end": segment.end, "tokens": tokens, "hash": digest}
+        | ({"embedding": None} if row is None else form.encode(form.vectors(row[None])[0]))
         for segment, tokens, digest, row in zip(document.segments, document.weights, hashes, rows, strict=True)
     ]
 

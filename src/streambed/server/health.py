@@ -12,6 +12,7 @@ from starlette.responses import Response
 import streambed
 from streambed.engine.engine import Engine
 from streambed.errors import NotReady
+from streambed.vectors.reducers import Reducers
 
 WATCHDOG_SECONDS = 60.0
 """Work that waits this long without any step ending means that the engine is stuck."""
@@ -20,8 +21,9 @@ WATCHDOG_SECONDS = 60.0
 class Health:
     """The handlers. None of them waits for the engine."""
 
-    def __init__(self, engine: Engine, names: tuple[str, ...]) -> None:
+    def __init__(self, engine: Engine, names: tuple[str, ...], reducers: Reducers) -> None:
         self._engine = engine
+        self._reducers = reducers
         self._names = names
         self._created = int(time.time())
 
@@ -63,6 +65,7 @@ class Health:
             "pooling": "last token",
             "end_token": engine.tokenizer.end_id,
             "prompts": engine.checkpoint.prompts,
+            "reducers": {name: reducer.about() for name, reducer in self._reducers.reducers.items()},
             "stats": asdict(engine.stats()),
         }
         return Response(orjson.dumps(body), media_type="application/json")

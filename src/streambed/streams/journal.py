@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from streambed.errors import SettingsError, StorageFull
-from streambed.streams.protocol import DIGEST, HISTORY, Commit
+from streambed.streams.protocol import DIGEST, HISTORY, START, Commit, Window
 
 logger = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x53424A4C  # "SBJL"
-VERSION = 1
+VERSION = 2
 BATCH = 1024
 """Entries of one transaction."""
 _CLOSE_SECONDS = 10.0
@@ -36,7 +36,8 @@ _AGAIN_SECONDS = 1.0
 _SCHEMA = """
 CREATE TABLE sessions (
     id TEXT PRIMARY KEY, owner TEXT NOT NULL, token BLOB NOT NULL, options TEXT NOT NULL,
-    revision INTEGER NOT NULL, text BLOB NOT NULL, digests BLOB NOT NULL, edited INTEGER NOT NULL
+    revision INTEGER NOT NULL, text BLOB NOT NULL, digests BLOB NOT NULL, edited INTEGER NOT NULL,
+    start INTEGER NOT NULL, segment INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE changes (
     session TEXT NOT NULL, revision INTEGER NOT NULL, "from" INTEGER NOT NULL, "to" INTEGER NOT NULL,
@@ -59,6 +60,7 @@ class Saved:
     revision: int = 0
     digests: tuple[bytes, ...] = ()
     edited: bool = False
+    window: Window = START
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,9 @@ class Journal:
         """
         sessions = []
         try:
-            for row in self._rows("SELECT id, owner, token, options, revision, text, digests, edited FROM sessions"):
+            for row in self._rows(
+                "SELECT id, owner, token, options, revision, text, digests, edited, start, segment FROM sessions"
+            ):
                 changes = self._rows(
                     'SELECT revision, "from", "to", text, digest FROM changes WHERE session = ? ORDER BY revision',
                     row[0],
@@ -249,10 +253,10 @@ class Journal:
             case Open(saved):
                 self._erase(connection, saved.id)
                 connection.execute(
-                    "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         saved.id, saved.owner, saved.token, saved.options, saved.revision, saved.text.encode(),
-                        b"".join(saved.digests), saved.edited,
+                        b"".join(saved.digests), saved.edited, *saved.window,
                     ),
                 )  # fmt: skip
                 revisions[saved.id] = saved.revision
@@ -274,8 +278,8 @@ class Journal:
             text, digests = commit.snapshot
             connection.execute("DELETE FROM changes WHERE session = ?", (session,))
             connection.execute(
-                "UPDATE sessions SET revision = ?, text = ?, digests = ?, edited = ? WHERE id = ?",
-                (commit.revision, text.encode(), digests, commit.edited, session),
+                "UPDATE sessions SET revision = ?, text = ?, digests = ?, edited = ?, start = ?, segment = ? WHERE id = ?",
+                (commit.revision, text.encode(), digests, commit.edited, *commit.window, session),
             )
             return
         connection.execute(
@@ -373,28 +377,33 @@ def _check(path: Path) -> None:
         raise sqlite3.DatabaseError(f"it has version {version}; this Streambed writes {VERSION}")
 
 
-_SessionRow = tuple[bytes, bytes, bytes, bytes, int, bytes, bytes, int]
+_SessionRow = tuple[bytes, bytes, bytes, bytes, int, bytes, bytes, int, int, int]
 _ChangeRow = tuple[int, int, int, bytes, bytes]
 
 
 def _replay(row: _SessionRow, changes: Iterable[_ChangeRow]) -> Saved:
     """The session of its row and the changes after it. Raises ValueError where they do not fit together."""
-    id, owner, token, options, revision, raw, joined, edited = row
+    id, owner, token, options, revision, raw, joined, edited, first, segment = row
     text = raw.decode()
     if revision < 0:
         raise ValueError(f"it is at revision {revision}")
+    if not 0 <= first <= len(text) or segment < 0:
+        raise ValueError(f"segment {segment} begins at {first}, and the text has {len(text)} characters")
     digests = [joined[at : at + DIGEST] for at in range(0, len(joined), DIGEST)]
     edits = bool(edited)
     for number, start, end, inserted, digest in changes:
         if number != revision + 1:
             raise ValueError(f"change {revision + 1} is missing")
-        if not 0 <= start <= end <= len(text):
+        if not first <= start <= end <= len(text):
             raise ValueError(f"change {number} is not within the text")
         edits = edits or start < len(text)
         text = text[:start] + inserted.decode() + text[end:]
         digests.append(digest)
         revision = number
-    return Saved(id.decode(), owner.decode(), token, options.decode(), text, revision, tuple(digests[-HISTORY:]), edits)
+    return Saved(
+        id.decode(), owner.decode(), token, options.decode(), text, revision, tuple(digests[-HISTORY:]), edits,
+        Window(first, segment),
+    )  # fmt: skip
 
 
 def _reason(error: Exception) -> str:

@@ -15,6 +15,7 @@ import enum
 import hashlib
 import typing
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -36,7 +37,7 @@ from streambed.errors import (
 from streambed.streams.triggers import Target, Trigger, Vector, Watches
 from streambed.text.incremental import common_prefix
 from streambed.text.units import codepoints, count
-from streambed.vectors.shape import encode, shorten
+from streambed.vectors.reducers import Form
 from streambed.wire import (
     Change,
     EmbeddingCreate,
@@ -56,6 +57,8 @@ from streambed.wire import (
 
 HISTORY = 1024
 """Changes that are known again when they are sent again."""
+MAX_ENDINGS = 1024
+"""Last embeddings of ended segments that wait for a socket; older ones go."""
 MAX_UNACKED = 1024
 """Changes of a session that may wait for the journal."""
 DIGEST = 12
@@ -115,6 +118,19 @@ class Snapshot(typing.Protocol):
     def future(self) -> Future[typing.Any]: ...
 
 
+class Ended(Snapshot, typing.Protocol):
+    """A segment that has ended, with its last probe. Positions count code points."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+    @property
+    def tokens(self) -> int: ...
+
+
 class Document(typing.Protocol):
     """What the machine needs of `streambed.engine.session.Session`. Positions count code points."""
 
@@ -124,6 +140,12 @@ class Document(typing.Protocol):
     def offset(self) -> int: ...
     @property
     def num_tokens(self) -> int: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def segment(self) -> int: ...
+    def take_ended(self) -> Sequence[Ended]: ...
+    def restore(self, text: str, start: int, segment: int) -> None: ...
     def replace(self, start: int, end: int, text: str) -> int: ...
     def probe(self, deadline: float | None = None) -> Snapshot: ...
 
@@ -144,6 +166,16 @@ class Send:
     slot: str | None = None
 
 
+class Window(typing.NamedTuple):
+    """The segment that grows: where it begins, in code points, and its number."""
+
+    start: int
+    segment: int
+
+
+START = Window(0, 0)
+
+
 @dataclass(frozen=True, eq=False)
 class Commit:
     """To the journal: `revision` puts `text` in the place of `[start, end)` and makes it, if given, `snapshot`."""
@@ -155,7 +187,8 @@ class Commit:
     digest: bytes
     edited: bool
     snapshot: tuple[str, bytes] | None
-    """The whole text and the digests of the last changes."""
+    """The whole text and the digests of the last changes; always there where a segment has ended."""
+    window: Window = START
 
 
 @dataclass(eq=False)
@@ -172,6 +205,11 @@ class Probe:
     event_id: str | None = None
     emitting: bool = False
     """Whether an automatic one is to be sent, or for the watches alone."""
+    segment: int = 0
+    start: int = 0
+    """Where what it is of begins, in the session's unit."""
+    final: bool = False
+    """Whether it is a segment's last."""
     result: Result | RequestError | None = None
     ended: float = 0.0
 
@@ -197,6 +235,8 @@ class _Applied:
     commit: Commit
     offset: int
     """Length of the text after it, in the session's unit."""
+    start: int
+    """Where the segment that grows begins after it, in the same unit."""
     first_edit: bool
     """Whether the text was never changed but at its end before."""
 
@@ -217,18 +257,20 @@ class Protocol:
     id: str
     document: Document
     options: SessionOptions
-    dimensions: int
+    form: Form
     limits: Limits
     durable: bool
     revision: int = 0
     digests: deque[bytes] = field(default_factory=lambda: deque(maxlen=HISTORY))
     edited: bool = False
     """Whether the text was ever changed other than at its end."""
+    now: float = 0.0
+    """When it begins."""
 
     def __post_init__(self) -> None:
         self.state = State.DETACHED
         self.client: Client | None = None
-        self.watches = Watches(self.dimensions)
+        self.watches = Watches(self.form.unit_dimensions)
         self.watches.check(self.options.watch)
         self._unresolved = self.watches.replace(self.options.watch)
         self._trigger = Trigger(self.options.emit, bool(self.options.watch))
@@ -239,6 +281,9 @@ class Protocol:
         self.acked_offset = self._offset
         """Length of its text in the session's unit."""
         self._acked_text: str | None = None  # kept while something is not on disk
+        self._start = self._count(self.document.text[: self.document.start])
+        self._acked_window, self._acked_start = self._window, self._start
+        self._endings: deque[Probe] = deque(maxlen=MAX_ENDINGS)
         self._applied: deque[_Applied] = deque()
         self._unacked = 0
         self._owed: list[_Owed] = []
@@ -253,6 +298,7 @@ class Protocol:
         self._since_snapshot = [0, 0]
         self.queued = 0
         """Characters of changes that wait to be applied, as whoever keeps them says."""
+        self._end_segments(self.now)
 
     # What was, and what is to be done
 
@@ -268,13 +314,29 @@ class Protocol:
 
     def wake_at(self) -> float | None:
         """When `tick` must be called; None for never."""
-        idle = self.client is None or self._automatic is not None or self._unsent or not self.document.offset
+        idle = self.client is None or self._automatic is not None or self._unsent or self._is_empty
         return None if idle else self._trigger.wake_at()
 
     @property
     def offset(self) -> int:
         """Length of the text in the session's unit."""
         return self._offset
+
+    @property
+    def place(self) -> dict[str, typing.Any]:
+        """`segment` and `start` of what grows, as acknowledged; nothing where the text goes on in no segments."""
+        if self.options.overflow == "error":
+            return {}
+        return {"segment": self._acked_window.segment, "start": self._acked_start}
+
+    @property
+    def _window(self) -> Window:
+        return Window(self.document.start, self.document.segment)
+
+    @property
+    def _is_empty(self) -> bool:
+        """Whether there is nothing to embed."""
+        return self.document.offset == self.document.start
 
     @property
     def unacked_characters(self) -> int:
@@ -296,7 +358,7 @@ class Protocol:
             self._forget(before)
         if before is not client:
             self._last = self._emitted = None  # it has been sent nothing
-        if self.document.offset:
+        if not self._is_empty:
             self._trigger.touch(now)
 
     def detach(self) -> None:
@@ -324,7 +386,7 @@ class Protocol:
     def embed(self, event: EmbeddingCreate, client: Client, now: float, deadline: float | None) -> None:
         """Asks for the embedding of the text as it is."""
         self._enter(event.type)
-        if not self.document.offset:
+        if self._is_empty:
             raise InvalidRequest("the text is empty; there is nothing to embed yet")
         if len(self._explicit) >= self.limits.max_pending:
             raise Overloaded(f"{len(self._explicit)} embeddings of this session are asked for and not answered yet")
@@ -357,6 +419,9 @@ class Protocol:
             assert probe.client is not None
             self._send(probe.client, error_event(gone, self.id, probe.event_id))
         self._explicit.clear()
+        for ending in self._endings:
+            ending.snapshot.future.cancel()
+        self._endings.clear()
         for owed in self._owed:
             self._send(owed.client, error_event(gone, self.id, owed.event_id))
         self._owed.clear()
@@ -386,6 +451,7 @@ class Protocol:
             assert text is not None
             self._acked_text = text[: done.commit.start] + done.commit.text + text[done.commit.end :]
             self.acked, self.acked_offset = done.commit.revision, done.offset
+            self._acked_window, self._acked_start = done.commit.window, done.start
         if not self._applied:
             self._acked_text = None
         self._pay_acks(progress=True)
@@ -396,8 +462,11 @@ class Protocol:
             return  # it was taken back with one before it
         assert self._acked_text is not None
         edited = any(change.first_edit for change in self._applied)
-        self.document.replace(0, self.document.offset, self._acked_text)
-        self.revision, self._offset = self.acked, self.acked_offset
+        self.document.restore(self._acked_text, *self._acked_window)
+        self.revision, self._offset, self._start = self.acked, self.acked_offset, self._acked_start
+        for ending in [ending for ending in self._endings if ending.revision > self.revision]:
+            ending.snapshot.future.cancel()
+            self._endings.remove(ending)
         self.edited = self.edited and not edited
         for _ in range(min(len(self._applied), len(self.digests))):
             self.digests.pop()
@@ -419,14 +488,16 @@ class Protocol:
         self._drop_automatic()
         if self._seen is not None and self._seen[1].revision > self.revision:
             self._seen = None
-        if self.document.offset:
+        if not self._is_empty:
             self._trigger.touch(now)
         self._advance(now)
 
     def probed(self, probe: Probe, result: Result | RequestError, now: float) -> None:
         """A probe has ended."""
         probe.result, probe.ended = result, now
-        if probe.client is not None:
+        if probe.final:
+            self.tell_endings()
+        elif probe.client is not None:
             self._answer()
         elif probe is self._automatic:
             self._automatic = None
@@ -452,6 +523,17 @@ class Protocol:
             assert target.error is not None
             self._send(self.client, error_event(target.error, self.id, None))
             target.error = None
+
+    def tell_endings(self) -> None:
+        """Sends the socket, if there is one, the last embeddings of segments that have ended, in their order."""
+        while self.client is not None and self._endings and self._endings[0].result is not None:
+            ending = self._endings.popleft()
+            vector = self._vector(ending)
+            if isinstance(vector, RequestError):
+                self._send(self.client, error_event(vector, self.id, None))
+                continue
+            self._watch(vector, ending)
+            self._send_embedding(self.client, ending, vector)
 
     # Inside
 
@@ -508,6 +590,11 @@ class Protocol:
         start, end, text = place
         if start > end:
             raise InvalidRequest(f"start is {event.start}, behind end, {event.end}", "start")  # type: ignore[union-attr]
+        if start < self.document.start:
+            raise InvalidRequest(
+                f"the text before {self._start:,} stands in segments that have ended, and can no longer change",
+                "start" if isinstance(event, InputTextReplace) else "text",
+            )
         length = self.document.offset
         if len(text) > (size := self.limits.max_characters - length + (end - start)):
             raise TooLarge(
@@ -525,16 +612,37 @@ class Protocol:
         self._offset += self._count(text) - self._count(before[start:end])
         self.digests.append(digest)
         self._trigger.change(before[max(start - 16, 0) : start], text, now)
+        ended = self._end_segments(now)
         if not self.durable:
             self.acked, self.acked_offset = self.revision, self._offset
+            self._acked_window, self._acked_start = self._window, self._start
         else:
             if not self._applied:
                 self._acked_text = before
-            commit = Commit(self.revision, start, end, text, digest, self.edited, self._snapshot(text))
-            self._applied.append(_Applied(commit, self._offset, edited))
+            snapshot = self._snapshot(text, anyway=ended)
+            commit = Commit(self.revision, start, end, text, digest, self.edited, snapshot, self._window)
+            self._applied.append(_Applied(commit, self._offset, self._start, edited))
             self._unacked += len(text)
             self._effects.append(commit)
         self._owe(self.revision, client, event.event_id)
+
+    def _end_segments(self, now: float) -> bool:
+        """Waits for the last embeddings of segments that the text has outgrown. False where there are none."""
+        ended = self.document.take_ended()
+        text, at, place = self.document.text if ended else "", 0, 0
+        for each in ended:
+            place += self._count(text[at : each.start])
+            start, at = place, each.end
+            place += self._count(text[each.start : each.end])
+            probe = Probe(each, self.revision, place, each.tokens, now, segment=each.number, start=start, final=True)
+            self._endings.append(probe)
+            self._effects.append(probe)
+        if ended:
+            self._start = self._count(text[: self.document.start])
+            if self._automatic is not None:  # of a segment that goes on no more
+                self._automatic.snapshot.future.cancel()
+                self._automatic = None
+        return bool(ended)
 
     def _place(self, event: Change) -> tuple[int, int, str] | None:
         """Which code points the change replaces by what; None where the text holds it already."""
@@ -563,10 +671,11 @@ class Protocol:
         error.expected_offset = self._offset
         return error
 
-    def _snapshot(self, text: str) -> tuple[str, bytes] | None:
+    def _snapshot(self, text: str, anyway: bool) -> tuple[str, bytes] | None:
         self._since_snapshot[0] += 1
         self._since_snapshot[1] += len(text)
-        if self._since_snapshot[0] < SNAPSHOT_CHANGES and self._since_snapshot[1] < SNAPSHOT_CHARACTERS:
+        few = self._since_snapshot[0] < SNAPSHOT_CHANGES and self._since_snapshot[1] < SNAPSHOT_CHARACTERS
+        if few and not anyway:
             return None
         self._since_snapshot = [0, 0]
         return self.document.text, b"".join(self.digests)
@@ -598,6 +707,7 @@ class Protocol:
                 offset=self.acked_offset,
                 tokens=self.document.num_tokens,
                 credit=self.credit,
+                **self.place,
             )
             self._send(owed.client, ack, "ack")
 
@@ -615,7 +725,7 @@ class Protocol:
 
     def _advance(self, now: float) -> None:
         """Starts an automatic probe if one is due and none runs."""
-        if self.client is None or not self.document.offset:
+        if self.client is None or self._is_empty:
             return
         emitting = self._trigger.wants_emit(now)
         if self._automatic is not None or self._unsent or not self._trigger.wants_probe(now):
@@ -641,7 +751,9 @@ class Protocol:
     def _probe(self, now: float, deadline: float | None, client: Client | None, event_id: str | None) -> Probe:
         tokens = self.document.num_tokens
         snapshot = self.document.probe(deadline)
-        return Probe(snapshot, self.revision, self._offset, tokens, now, client, event_id)
+        probe = Probe(snapshot, self.revision, self._offset, tokens, now, client, event_id)
+        probe.segment, probe.start = self.document.segment, self._start
+        return probe
 
     def _emit(self, probe: Probe) -> None:
         """An automatic probe has ended."""
@@ -668,7 +780,7 @@ class Protocol:
         if isinstance(probe.result, RequestError):
             return probe.result
         try:
-            vector: Vector = shorten(probe.result.vectors, self.options.dimensions)[0]
+            vector: Vector = self.form.unit(probe.result.vectors)[0]
         except RequestError as error:
             return error
         return vector
@@ -686,16 +798,23 @@ class Protocol:
         result = probe.result
         assert result is not None
         assert not isinstance(result, RequestError)
+        try:
+            fields = self.form.encode(self.form.finish(vector[None])[0])
+        except RequestError as error:
+            self._send(client, error_event(error, self.id, probe.event_id), slot)
+            return
         drift = None
         if client is self.client:
             drift = None if self._last is None else round(_distance(self._last, vector), 6)
             self._last = vector
+        place: dict[str, typing.Any] = {}
+        if self.options.overflow == "segment":
+            place = {"segment": probe.segment, "start": probe.start, "final": probe.final or None}
         event = EmbeddingDone(
             session=self.id,
             event_id=probe.event_id,
             revision=probe.revision,
             offset=probe.offset,
-            embedding=encode(vector, self.options.encoding_format),
             drift=drift,
             usage={
                 "prompt_tokens": probe.tokens + 1,
@@ -707,6 +826,8 @@ class Protocol:
                 "compute": round(result.compute_s * 1000, 3),
                 "total": round((probe.ended - probe.asked) * 1000, 3),
             },
+            **fields,
+            **place,
         )
         self._send(client, event, slot)
 

@@ -21,7 +21,7 @@ from streambed.settings import Settings
 from streambed.streams.journal import Journal
 from streambed.streams.protocol import Client, Limits
 from streambed.streams.stream import Host, Stream, new_saved
-from streambed.vectors.shape import check_dimensions
+from streambed.vectors.reducers import Reducers
 from streambed.wire import SessionOptions
 
 logger = logging.getLogger(__name__)
@@ -36,8 +36,9 @@ MAX_FRAME_BYTES = 1 << 20
 class Registry:
     """All sessions by id. On the event loop; a session is found by its owner alone."""
 
-    def __init__(self, engine: Engine, settings: Settings, journal: Journal | None = None) -> None:
-        self._engine = engine
+    def __init__(
+        self, engine: Engine, settings: Settings, journal: Journal | None = None, reducers: Reducers | None = None
+    ) -> None:
         self._settings = settings
         self._journal = journal
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="streambed-streams")
@@ -50,7 +51,16 @@ class Registry:
             max_tokens=engine.info.max_tokens - 1,
             max_frame_bytes=MAX_FRAME_BYTES,
         )
-        self._host = Host(engine, journal, self._pool, limits, settings.timeout, settings.session_ttl)
+        self._host = Host(
+            engine,
+            reducers or Reducers(engine.info.dimensions, {}),
+            journal,
+            self._pool,
+            limits,
+            settings.max_session_characters,
+            settings.timeout,
+            settings.session_ttl,
+        )
         if journal is not None:
             recovered = journal.recover()
             for saved in recovered:
@@ -90,14 +100,11 @@ class Registry:
         Raises:
             Overloaded: the owner has as many as allowed. And what its options and text may raise.
         """
-        check_dimensions(options.dimensions, self._engine.info.dimensions)
-        if len(options.text) > self._host.limits.max_characters:
-            raise TooLarge(
-                f"the text has {len(options.text):,} characters; the limit is {self._host.limits.max_characters:,}",
-                "text",
-            )
         id, token = _new_id(), secrets.token_urlsafe(24)
         stream = Stream(self._host, new_saved(id, owner, _digest(token), options), token)
+        stream.form  # noqa: B018 - refused here, before anything is done
+        if len(options.text) > (most := stream.limits.max_characters):
+            raise TooLarge(f"the text has {len(options.text):,} characters; the limit is {most:,}", "text")
         return await self._enter(stream)
 
     async def fork(self, stream: Stream) -> Stream:

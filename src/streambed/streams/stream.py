@@ -24,10 +24,21 @@ from streambed.engine.session import Session
 from streambed.errors import Internal, NotFound, Overloaded, RequestError, StorageFull
 from streambed.streams.journal import Change as JournalChange
 from streambed.streams.journal import Entry, Erase, Journal, Open, Options, Saved
-from streambed.streams.protocol import HISTORY, MAX_UNACKED, Client, Commit, Limits, Probe, Protocol, Send, State
+from streambed.streams.protocol import (
+    HISTORY,
+    MAX_UNACKED,
+    Client,
+    Commit,
+    Limits,
+    Probe,
+    Protocol,
+    Send,
+    State,
+    Window,
+)
 from streambed.streams.triggers import Target
 from streambed.text.units import count
-from streambed.vectors.shape import check_dimensions, shorten
+from streambed.vectors.reducers import Form, Reducers
 from streambed.wire import (
     Change,
     EmbeddingCreate,
@@ -58,9 +69,12 @@ class Host:
     """What the streams of a server share."""
 
     engine: Engine
+    reducers: Reducers
     journal: Journal | None
     pool: Executor
     limits: Limits
+    max_segmented: int
+    """Characters of a text that may outgrow the window."""
     timeout: float
     """Seconds after which an embedding that was asked for is given up."""
     ttl: float
@@ -123,6 +137,19 @@ class Stream:
         return not held and time.monotonic() >= self.touched + self._host.ttl
 
     # What clients do
+
+    @property
+    def limits(self) -> Limits:
+        """What it may hold: a text that goes on in segments is not bound to what a window holds."""
+        if self._options.overflow == "error":
+            return self._host.limits
+        return replace(self._host.limits, max_characters=self._host.max_segmented)
+
+    @property
+    def form(self) -> Form:
+        """How its vectors are sent. Raises InvalidRequest."""
+        options = self._options
+        return self._host.reducers.form(options.dimensions, options.encoding_format, options.reducer)
 
     async def open(self) -> None:
         """Gets it ready for use, if it is not. Raises what a text of its length may raise."""
@@ -238,13 +265,22 @@ class Stream:
             "revision": self._saved.revision if protocol is None else protocol.acked,
             "offset": count(self._saved.text, self._options.offset_unit) if protocol is None else protocol.acked_offset,
             "kv": "warm" if session is not None and session.is_warm else "cold",
+            **(self._saved_place() if protocol is None else protocol.place),
             "attached": self.is_attached,
             "expires_in_s": round(max(left, 0.0), 1),
         }
 
+    def _saved_place(self) -> dict[str, int]:
+        """As `Protocol.place`, of a session that is text alone."""
+        if self._options.overflow == "error":
+            return {}
+        start, segment = self._saved.window
+        return {"segment": segment, "start": count(self._saved.text[:start], self._options.offset_unit)}
+
     def report(self, kind: type[Report], **more: Any) -> Report:
         """How it stands, as an event."""
-        protocol, state, limits = self._opened(), self.state(), self._host.limits
+        protocol, state, limits = self._opened(), self.state(), self.limits
+        reducer = protocol.form.reducer
         assert self.token is not None
         return kind(
             session=self.id,
@@ -259,9 +295,11 @@ class Stream:
                 "max_pending": limits.max_pending,
                 "max_frame_bytes": limits.max_frame_bytes,
             },
-            dimensions=protocol.dimensions,
-            fingerprint=self._host.engine.info.fingerprint,
+            dimensions=protocol.form.dimensions,
+            overflow=protocol.options.overflow,
+            fingerprint=self._host.engine.info.fingerprint if reducer is None else reducer.fingerprint,
             expires_in_s=self._host.ttl,
+            **protocol.place,
             **more,
         )
 
@@ -284,7 +322,8 @@ class Stream:
         """The entry that puts it in the journal as it is."""
         session, protocol = self._session, self._opened()
         assert session is not None
-        return Open(replace(self._saved, text=session.text, revision=protocol.revision))
+        window = Window(session.start, session.segment)
+        return Open(replace(self._saved, text=session.text, revision=protocol.revision, window=window))
 
     async def write(self, entry: Entry) -> None:
         """Waits until an entry is on disk. Raises StorageFull."""
@@ -394,28 +433,33 @@ class Stream:
 
     def _open_session(self) -> Session:
         options = self._options
-        return self._host.engine.open_session(
-            self._saved.text,
+        session = self._host.engine.open_session(
             instruction=options.instruction,
             prompt_name=options.prompt_name,
             input_type=options.input_type,
+            overflow=options.overflow,
             owner=self.owner,
         )
+        try:
+            session.restore(self._saved.text, *self._saved.window)
+        except BaseException:
+            session.close()
+            raise
+        return session
 
     def _begin(self, session: Session) -> None:
         try:
-            # Checked when it was made, but perhaps by a server with another model.
-            check_dimensions(self._options.dimensions, self._host.engine.info.dimensions)
             self._protocol = Protocol(
                 self.id,
                 session,
                 self._options,
-                self._options.dimensions or self._host.engine.info.dimensions,
-                self._host.limits,
+                self.form,  # checked when it was made, but perhaps by a server with another model
+                self.limits,
                 durable=self._host.journal is not None,
                 revision=self._saved.revision,
                 digests=deque(self._saved.digests, maxlen=HISTORY),
                 edited=self._saved.edited,
+                now=time.monotonic(),
             )
         except BaseException:
             session.close()
@@ -440,6 +484,7 @@ class Stream:
         self._flush()
         client.send(self.report(kind, event_id=event_id, **more))
         protocol.tell_failures()
+        protocol.tell_endings()
         protocol.tick(time.monotonic())
 
     def _detach(self, client: Client) -> None:
@@ -518,7 +563,7 @@ class Stream:
             (document,) = await loop.run_in_executor(self._host.pool, engine.divide, [text])
             future = engine.submit_batch([document.segments[0].ids], lane=Lane.QUERY, owner=self.owner)[0]
             embedding = await asyncio.wrap_future(future)
-            vector = shorten(embedding.vectors, self._options.dimensions)[0]
+            vector = self.form.unit(embedding.vectors)[0]
         except RequestError as error:
             vector = type(error)(f"watch {target.watch.id!r}: {error.message}", "watch")
         self._run(_Work(lambda: self._opened().resolved(target, vector)))

@@ -74,12 +74,8 @@ def segments(splits: Splits, prompt: str, text: str, max_tokens: int, overlap: i
     check_text(text)
     before = len(splits.tokenizer.encode(prompt))
     room = max_tokens - before
-    if text and room < max(max_tokens // 4, 1):
-        raise TooLarge(
-            f"the instruction leaves {max(room, 0):,} tokens of the window to a text in segments; "
-            f"at least {max_tokens // 4:,} are needed",
-            "input",
-        )
+    if text:
+        check_room(before, max_tokens)
     overlap = min(overlap, room // 4)
     stop = len(text.rstrip())  # of a text of spaces alone the first window stands for all
     start = end = 0
@@ -98,6 +94,17 @@ def segments(splits: Splits, prompt: str, text: str, max_tokens: int, overlap: i
         start = _overlapping(places, end, overlap) if overlap else end
         while text[start].isspace():
             start += 1
+
+
+def check_room(prompt_tokens: int, max_tokens: int) -> None:
+    """Raises TooLarge where a prompt leaves less than a quarter of the window."""
+    room, least = max_tokens - prompt_tokens, max(max_tokens // 4, 1)
+    if room < least:
+        raise TooLarge(
+            f"the instruction leaves {max(room, 0):,} tokens of the window to a text in segments; "
+            f"at least {least:,} are needed",
+            "input",
+        )
 
 
 def content_hash(prompt: str, text: str) -> str:

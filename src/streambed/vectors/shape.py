@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from streambed.errors import Internal, InvalidRequest
 
 MIN_DIMENSIONS = 32
-EncodingFormat = Literal["float", "base64"]
+EncodingFormat = Literal["float", "base64", "int8", "ubinary"]
+"""How the numbers of a vector travel: see `encode`."""
 
 
 def check_dimensions(dimensions: int | None, hidden_size: int) -> None:
@@ -55,8 +56,27 @@ def merge(hidden: NDArray[np.float32], weights: Sequence[Sequence[int]]) -> NDAr
     return np.stack(rows).astype(np.float32, copy=False)
 
 
-def encode(vector: NDArray[np.float32], encoding_format: EncodingFormat) -> str | NDArray[np.float32]:
-    """`float` leaves the numbers to the JSON writer; `base64` is little-endian float32, as OpenAI's clients expect."""
-    if encoding_format == "base64":
-        return base64.b64encode(vector.astype("<f4", copy=False).tobytes()).decode("ascii")
-    return np.ascontiguousarray(vector)
+def check_encoding(encoding_format: EncodingFormat, dimensions: int) -> None:
+    """Raises InvalidRequest where vectors of so many dimensions have no such encoding."""
+    if encoding_format == "ubinary" and dimensions % 8:
+        raise InvalidRequest(
+            f"ubinary packs 8 dimensions in a byte, and {dimensions} is not a multiple of 8", "encoding_format"
+        )
+
+
+def encode(vector: NDArray[np.float32], encoding_format: EncodingFormat) -> dict[str, Any]:
+    """Fields of a reply: `embedding`, and `scale` where the numbers stand for others.
+
+    `float` leaves them to the JSON writer. `base64` is little-endian float32, as OpenAI's clients expect. `int8`: numbers
+    from -127 to 127, which times `scale` are the vector to within half of `scale`. `ubinary`: bytes of 8 signs each, the
+    first dimension in the highest bit; a 1 stands for `scale` and a 0 for minus `scale`, the mean magnitude.
+    """
+    match encoding_format:
+        case "base64":
+            return {"embedding": base64.b64encode(vector.astype("<f4", copy=False).tobytes()).decode("ascii")}
+        case "int8":
+            scale = float(np.abs(vector).max()) / 127 or 1.0
+            return {"embedding": np.rint(vector / np.float32(scale)).astype(np.int8), "scale": scale}
+        case "ubinary":
+            return {"embedding": np.packbits(vector > 0), "scale": float(np.abs(vector).mean())}
+    return {"embedding": np.ascontiguousarray(vector)}

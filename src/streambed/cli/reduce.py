@@ -1,0 +1,258 @@
+"""`streambed reduce`: fit a map to smaller vectors, and see what it keeps."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from streambed.cli.texts import batches, read
+from streambed.errors import RequestError, SettingsError
+
+if TYPE_CHECKING:
+    from streambed.engine.engine import EngineInfo
+    from streambed.vectors.reducers import Method, Metric, Reducer, Vectors
+
+HELD_OUT = 5
+"""One text in so many is not fitted on, whatever the order and number of the others: `eval` looks at those."""
+COUNTS = (1, 10, 100)
+
+
+class Row(NamedTuple):
+    """A line of the report."""
+
+    name: str
+    dimensions: int
+    size: int
+    """Bytes of a vector."""
+    kept: list[float]
+
+
+@click.group()
+def reduce() -> None:
+    """Smaller vectors by a trained map.
+
+    \b
+    streambed reduce fit --method pca --dimensions 128 --input texts.txt --output small
+    streambed reduce eval small --input texts.txt
+    streambed serve --reducer small=small
+    """
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(
+        (
+            click.option(
+                "--input", "-i", "inputs", multiple=True, required=True,
+                help="File of texts, one a line, or .jsonl; - is standard input.",
+            ),
+            click.option("--field", default="text", show_default=True, help="Field of a JSONL line that holds the text."),
+            click.option("--model", default="builtin", show_default=True, envvar="STREAMBED_MODEL", help="As for serve."),
+            click.option("--revision", help="Branch, tag or commit of a hub model."),
+            click.option("--dtype", default="auto", show_default=True, help="As the server that will use it."),
+            click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@reduce.command()
+@click.option("--method", type=click.Choice(["pca", "projection", "umap"]), required=True, help="See docs/vectors.md.")
+@click.option("--dimensions", type=int, required=True, help="Of the smaller vectors.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="Folder to write.")
+@_options
+def fit(
+    method: Method,
+    dimensions: int,
+    output: Path,
+    inputs: tuple[str, ...],
+    field: str,
+    model: str,
+    revision: str | None,
+    dtype: str,
+    device: str,
+) -> None:
+    """Fit a reducer to the vectors of texts. One text in five is left out, for `eval`."""
+    try:
+        from streambed.vectors.fit import fit as fit_reducer
+        from streambed.vectors.fit import require
+
+        require(method)
+    except ImportError as error:
+        raise SettingsError(
+            f"this needs the extra [reduce]: pip install 'streambed-embeddings[reduce]' ({error})"
+        ) from None
+    from rich.console import Console
+    from rich.progress import Progress
+
+    if output.exists() and not output.is_dir():
+        raise SettingsError(f"--output {output}: is a file; a folder is expected")
+    info, vectors, left_out = _embed(inputs, field, model, revision, dtype, device, held_out=False)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("Fitting", total=1.0)
+        reducer = fit_reducer(
+            vectors,
+            method,
+            dimensions,
+            info.model,
+            info.fingerprint,
+            lambda share: progress.update(bar, completed=share),
+        )
+    try:
+        reducer.save(output)
+    except OSError as error:
+        raise SettingsError(f"--output {output}: cannot be written: {error.strerror or error}") from None
+    click.echo(
+        f"{output}: {method}, {info.dimensions} to {dimensions} dimensions, fitted to {len(vectors):,} texts "
+        f"({left_out:,} left out for eval), fingerprint {reducer.fingerprint}"
+    )
+
+
+@reduce.command("eval")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--all", "everything", is_flag=True, help="Look at all texts; for a file that was not fitted to.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Picture to write; recall.png in the folder by default.")
+@_options
+def evaluate(
+    folder: Path,
+    everything: bool,
+    plot: Path | None,
+    inputs: tuple[str, ...],
+    field: str,
+    model: str,
+    revision: str | None,
+    dtype: str,
+    device: str,
+) -> None:
+    """Print how many of each text's nearest neighbours smaller vectors keep, on texts that were not fitted to."""
+    from streambed.vectors.reducers import Reducer
+
+    info, vectors, _ = _embed(inputs, field, model, revision, dtype, device, held_out=None if everything else True)
+    reducer = Reducer.load(folder, info.fingerprint)
+    counts = [count for count in COUNTS if count < len(vectors) / 2]
+    if not counts:
+        raise SettingsError(f"{len(vectors)} texts are held out; that is too few to look for neighbours among")
+    rows = report(vectors, reducer, counts)
+    click.echo(
+        f"Of each text's nearest neighbours among {len(vectors):,} held-out texts, found again with smaller vectors:"
+    )
+    click.echo()
+    click.echo(
+        f"{'vectors':24}{'dimensions':>11}{'bytes':>7}" + "".join(f"{f'recall@{count}':>12}" for count in counts)
+    )
+    for row in rows:
+        shares = "".join(f"{share:12.3f}" for share in row.kept)
+        click.echo(f"{row.name:24}{row.dimensions:11}{row.size:7}{shares}")
+    target = plot or folder / "recall.png"
+    draw(rows, counts, target)
+    click.echo(f"\npicture: {target}")
+
+
+def report(vectors: Vectors, reducer: Reducer, counts: list[int]) -> list[Row]:
+    """What is kept by the reducer, by the plain cut at its size, and by fewer bits of the whole, the cut and the reduced."""
+    from streambed.vectors.recall import as_int8, as_ubinary, kept, neighbours, similarity
+    from streambed.vectors.shape import shorten
+
+    cosine, most = similarity("cosine"), max(counts)
+    nearest = neighbours(vectors, most, cosine)
+    size, metric, small = reducer.card.dimensions, reducer.card.metric, reducer.reduce(vectors)
+    kinds: list[tuple[str, Vectors, Metric]] = [
+        ("whole", vectors, "cosine"),
+        (f"cut to {size}", shorten(vectors, size), "cosine"),
+        (reducer.card.method, small, metric),
+    ]
+    rows = []
+    for name, these, by in kinds:
+        dimensions = these.shape[1]
+        rows.append(
+            Row(name, dimensions, 4 * dimensions, kept(nearest, neighbours(these, most, similarity(by)), counts))
+        )
+        score = similarity(by)
+        rows.append(
+            Row(f"{name}, int8", dimensions, dimensions, kept(nearest, neighbours(as_int8(these), most, score), counts))
+        )
+        if dimensions % 8 == 0 and by == "cosine":
+            signs = kept(nearest, neighbours(as_ubinary(these), most, cosine), counts)
+            rows.append(Row(f"{name}, ubinary", dimensions, dimensions // 8, signs))
+    return rows
+
+
+def draw(rows: list[Row], counts: list[int], target: Path) -> None:
+    """The report as bars."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise SettingsError("a picture needs the extra [reduce]: pip install 'streambed-embeddings[reduce]'") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shown = rows[1:]  # whole vectors find all
+    figure, axes = pyplot.subplots(figsize=(8, 0.45 * len(shown) + 1.6), layout="constrained")
+    height = 0.8 / len(counts)
+    for number, count in enumerate(counts):
+        places = [place + number * height for place in range(len(shown))]
+        bars = axes.barh(places, [row.kept[number] for row in shown], height, label=f"recall@{count}")
+        axes.bar_label(bars, fmt="%.2f", padding=2, fontsize=7)
+    axes.set_yticks([place + 0.4 - height / 2 for place in range(len(shown))])
+    axes.set_yticklabels([f"{row.name} ({row.size} bytes)" for row in shown])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.05)
+    axes.set_xlabel("share of the nearest neighbours by whole vectors that are found")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.0 + 0.6 / len(shown)), ncols=len(counts), frameon=False)
+    try:
+        figure.savefig(target, dpi=120)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"--plot {target}: cannot be written: {error}") from None
+    finally:
+        pyplot.close(figure)
+
+
+def _embed(
+    inputs: tuple[str, ...],
+    field: str,
+    model: str,
+    revision: str | None,
+    dtype: str,
+    device: str,
+    held_out: bool | None,
+) -> tuple[EngineInfo, Vectors, int]:
+    """Vectors of the different texts that are held out, or of the others; and how many that leaves out."""
+    import numpy as np
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from streambed.engine.engine import Engine
+
+    texts: dict[str, None] = {}
+    left_out: set[str] = set()
+    for item in read(inputs, field):
+        if held_out is None or _is_held_out(item.text) == held_out:
+            texts[item.text] = None
+        else:
+            left_out.add(item.text)
+    console = Console(stderr=True)
+    found = []
+    with (
+        Engine.load(model, revision=revision, dtype=dtype, device=device) as engine,
+        Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
+    ):
+        bar = progress.add_task("Embedding", total=len(texts))
+        for batch in batches(iter(texts)):
+            try:
+                found.append(engine.embed(batch, long_input="merge"))
+            except RequestError as error:
+                raise click.ClickException(str(error)) from None
+            progress.advance(bar, len(batch))
+        empty = np.empty((0, engine.info.dimensions), dtype=np.float32)
+        return engine.info, np.concatenate([empty, *found]), len(left_out)
+
+
+def _is_held_out(text: str) -> bool:
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") % HELD_OUT == 0
