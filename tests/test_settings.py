@@ -56,6 +56,8 @@ def test_accepted(values: dict[str, Any]) -> None:
         ({"timeout": float("nan")}, "--timeout"),
         ({"drain": 0}, "--drain"),
         ({"drain": float("nan")}, "--drain"),
+        ({"metrics_port": -1}, "--metrics-port"),
+        ({"metrics_port": 65536}, "--metrics-port"),
         ({"reducer": ("small",)}, "--reducer"),
         ({"reducer": ("=path",)}, "--reducer"),
         ({"reducer": ("small=",)}, "--reducer"),

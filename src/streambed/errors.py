@@ -49,6 +49,8 @@ class RequestError(StreambedError):
     """Where a session's text ends, in the session's unit, if the change assumed another place."""
     revision: int | None = None
     """The session's revision, if a change was refused."""
+    out_of_memory: bool = False
+    """Whether an `internal` one is for want of memory; metrics tell it apart."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)

@@ -61,6 +61,12 @@ class Settings:
     max_sockets: int = _setting(1000, "WebSockets at once; more are refused with 429.")
     socket_idle: float = _setting(3600.0, "Seconds after which a WebSocket that sends nothing is closed.")
     socket_life: float = _setting(86400.0, "Seconds after which a WebSocket is closed; its sessions can be resumed.")
+    metrics_port: int | None = _setting(
+        None,
+        "Port of a listener of its own for /metrics, without a key; by default /metrics is on the main one, with it.",
+    )
+    metrics_host: str = _setting("127.0.0.1", "Address of that listener.")
+    log_format: Literal["console", "json"] = _setting("console", "Log lines for people, or one JSON object each.")
     journal: str | None = _setting(None, "File that keeps the text of sessions, so that they outlive the process.")
     journal_sync: Literal["full", "normal"] = _setting(
         "full", "What an acknowledged change survives: loss of power (full), or the end of the process (normal)."
@@ -70,6 +76,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise SettingsError(f"--port is {self.port}; 0 to 65535 is expected")
+        if self.metrics_port is not None and not 0 <= self.metrics_port <= 65535:
+            raise SettingsError(f"--metrics-port is {self.metrics_port}; 0 to 65535 is expected")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise SettingsError("--tls-cert and --tls-key go together")
         if self.no_auth and self.api_key:

@@ -401,3 +401,20 @@ def test_text_beyond_the_window_is_told(terminal: OpenTerminal) -> None:
     here.type("\x04")
     assert here.end() == 1
     assert "tokens; the limit is" in here.read()
+
+
+def test_a_long_text_is_piped_in_segments(live: Live, tmp_path: Path) -> None:
+    words = " ".join(f"word{number % 90}." if number % 7 == 0 else f"word{number % 90}" for number in range(900))
+    command = [sys.executable, "-m", "streambed", "stream", "--url", live.url, "--overflow", "segment"]
+    done = subprocess.run(command, input=words.encode(), capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    *ended, last = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(ended) == last["segment"] >= 2
+    for number, line in enumerate([*ended, last]):
+        assert line["segment"] == number
+        own = live.engine.embed([words[line["start"] : line["offset"]]])[0]
+        assert np.dot(own, line["embedding"]) > 0.99999
+    assert last["offset"] == len(words)
+    refused = subprocess.run(command[:-2], input=words.encode(), capture_output=True, timeout=120)
+    assert refused.returncode == 1
+    assert b"tokens; the limit is" in refused.stderr

@@ -333,7 +333,12 @@ def apply(ledger: Ledger, step: tuple[Any, ...]) -> list[str]:
         case ("replace", one, other, _):
             start, end = sorted((min(one, size), min(other, size)))
     ledger.change(f"input_text.{step[0]}", start, end, new)
-    after = [text[:start] + new[: at + 4] + text[end:] for at in range(0, max(len(new), 1), 4)]
+    after = [text[:start] + new + text[end:]]
+    if len(new) > 4:  # the first piece takes all behind it away, and the others bring it back
+        whole, same = after[0], start
+        while same < min(size, len(whole)) and text[same] == whole[same]:
+            same += 1
+        after = [whole[: at + 4] for at in range(same, max(len(whole), same + 1), 4)]
     assert ledger.text == after[-1]
     return after
 
@@ -860,3 +865,31 @@ def test_attempts_come_less_and_less_often_up_to_five_seconds(attempt: int) -> N
 
 def test_not_all_clients_come_at_once() -> None:
     assert len({backoff(3) for _ in range(20)}) > 1
+
+
+def test_large_changes_never_reach_back() -> None:
+    """All pieces but the first are appended, whatever the change, and what is alike at the start is not sent."""
+    piece_size = 4
+    for change, start, end, text in [
+        ("input_text.set", 0, None, "a" * piece_size * 3 + "new"),
+        ("input_text.replace", 5, 9, "b" * piece_size * 2),
+        ("input_text.append", None, None, "c" * piece_size * 2),
+    ]:
+        ledger = Ledger({})
+        ledger.text = "a" * piece_size * 3
+        size = len(ledger.text)
+        first = size if start is None else start
+        last = size if end is None else end
+        wanted = ledger.text[:first] + text + ledger.text[last:]
+        ledger.change(change, first, last, text)
+        assert ledger.text == wanted
+        sent = list(ledger._pending)
+        at = None
+        for piece in sent:
+            assert isinstance(piece, reconnect.Change)
+            assert len(piece.text) <= piece_size
+            if at is not None:
+                assert (piece.type, piece.start, piece.end) == ("input_text.append", at, at)
+            at = piece.start + len(piece.text)
+        if change == "input_text.set":
+            assert [(piece.start, piece.text) for piece in sent] == [(size, "new")]

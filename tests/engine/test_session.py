@@ -361,20 +361,27 @@ def test_an_edit_may_end_a_segment(small_engine: Engine, reference_engine: Engin
 
 def test_a_segment_that_cannot_end_now_changes_nothing(small_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     with small_engine.open_session("some text.", overflow="segment") as session:
-        submit, calls = small_engine.submit, []
 
-        def refuse(*values: object, **more: object) -> object:
-            calls.append(values)
-            if len(calls) > 1:
-                raise Overloaded("too much work waits")
-            return submit(*values, **more)  # type: ignore[arg-type]
+        def refuse(*values: object) -> object:
+            raise Overloaded("too much work waits")
 
-        monkeypatch.setattr(small_engine, "submit", refuse)
+        monkeypatch.setattr(small_engine, "submit_segments", refuse)
         with pytest.raises(Overloaded):
             session.append(segmented_text(1000))
         monkeypatch.undo()
         assert (session.text, session.revision, session.segment, session.take_ended()) == ("some text.", 1, 0, [])
         session.embedding()
+
+
+def test_spaces_alone_are_no_segment(small_engine: Engine) -> None:
+    with small_engine.open_session(overflow="segment") as session:
+        for _ in range(5):
+            session.append(" \n" * 500)
+        assert session.take_ended() == []
+        session.append("a word")
+        assert session.text == " \n" * 2500 + "a word"
+        assert not session.text[: session.start].strip()
+        assert session.embedding() @ small_engine.embed([session.text[session.start :]])[0] > 0.99999
 
 
 def test_an_instruction_must_leave_room_for_segments(small_engine: Engine) -> None:

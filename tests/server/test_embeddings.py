@@ -255,7 +255,7 @@ def test_timeout_of_the_server(serve: Serve) -> None:
 def test_server_timing(live: Live) -> None:
     header = live.post("a").headers["Server-Timing"]
     assert re.fullmatch(
-        ", ".join(rf"{name};dur=\d+\.\d\d" for name in ("tokenize", "queue", "compute", "total")), header
+        ", ".join(rf"{name};dur=\d+\.\d\d" for name in ("tokenize", "queue", "compute", "serialize", "total")), header
     )
 
 

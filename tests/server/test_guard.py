@@ -14,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from streambed import Engine
 from streambed.server import connection, guard
+from streambed.server.access import Access
 from streambed.server.guard import OPEN_PATHS, Guard
 from streambed.settings import Settings
 from tests.server.conftest import Live, Serve, Servers, read_all, until
@@ -25,9 +26,10 @@ HEAD = b"POST /v1/embeddings HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: applic
 
 
 def guard_of(live: Live) -> Guard:
-    app = live.app.app if isinstance(live.app, CORSMiddleware) else live.app
-    assert isinstance(app, Guard)
-    return app
+    access = live.app.app if isinstance(live.app, CORSMiddleware) else live.app
+    assert isinstance(access, Access)
+    assert isinstance(access._app, Guard)
+    return access._app
 
 
 def routes(live: Live) -> list[tuple[str, str]]:

@@ -26,6 +26,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from streambed import Engine
 from streambed.engine.session import Session
+from streambed.server.access import Access
 from streambed.server.guard import Guard
 from streambed.server.socket import Sockets
 from streambed.settings import Settings
@@ -127,7 +128,9 @@ def peer(live: Live) -> Iterator[Peer]:
 
 
 def sockets_of(live: Live) -> Sockets:
-    guard = live.app.app if isinstance(live.app, CORSMiddleware) else live.app
+    access = live.app.app if isinstance(live.app, CORSMiddleware) else live.app
+    assert isinstance(access, Access)
+    guard = access._app
     assert isinstance(guard, Guard)
     assert isinstance(guard._app, FastAPI)
     route = next(route for route in guard._app.routes if isinstance(route, APIWebSocketRoute))
@@ -235,7 +238,7 @@ def test_create_by_default(peer: Peer, live: Live) -> None:
     info = live.engine.info
     assert set(created) == {
         *("type", "session", "event_id", "resume_token", "revision", "offset", "kv", "credit", "limits"),
-        *("dimensions", "fingerprint", "expires_in_s"),
+        *("dimensions", "overflow", "fingerprint", "expires_in_s"),
     }
     assert created["type"] == "session.created"
     assert (created["revision"], created["offset"], created["kv"]) == (0, 0, "cold")

@@ -252,7 +252,9 @@ class Desk:
                 case Send(client, event, slot):
                     client.send(event, slot)
                     if slot == "emission":
-                        self.unread.append(client)
+                        self.unread.append((client, None))
+                    elif isinstance(event, EmbeddingDone) and event.final:
+                        self.unread.append((client, event.segment))
                 case Commit():
                     self.commits.append(effect)
                 case Probe():
@@ -263,7 +265,8 @@ class Desk:
     def read(self) -> None:
         """The automatic embeddings on their way arrive."""
         while self.unread:
-            self.protocol.sent(self.unread.pop(0), self.now)
+            client, ended = self.unread.pop(0)
+            self.protocol.sent(client, self.now, ended)
             self.carry_out()
 
     def attach(self, client: Ear) -> None:
@@ -1589,7 +1592,9 @@ def test_the_text_on_disk_is_put_together_change_by_change() -> None:
 
 def segmented(text: str = "", **more: Any) -> Desk:
     """A desk whose windows hold 10 characters."""
-    return Desk(text, overflow="segment", max_tokens=10, limits=replace(LIMITS, max_characters=60), **more)
+    return Desk(
+        text, overflow="segment", max_tokens=10, limits=replace(LIMITS, max_characters=60, max_tokens=10), **more
+    )
 
 
 def test_a_segment_ends_with_a_last_embedding() -> None:
@@ -1653,6 +1658,50 @@ def test_last_embeddings_wait_for_a_socket() -> None:
     desk.detach()
     desk.attach(desk.ear)
     assert desk.ear.take() == []
+
+
+def test_a_last_embedding_that_was_not_taken_comes_again() -> None:
+    desk = segmented("0123456789abc")
+    desk.slow = True
+    desk.finish()
+    assert desk.ear.one(EmbeddingDone).final
+    desk.unread.clear()  # the connection has broken meanwhile
+    desk.detach()
+    late = Ear("late")
+    desk.attach(late)
+    assert late.one(EmbeddingDone).final
+    desk.read()
+    desk.detach()
+    desk.attach(desk.ear)
+    assert desk.ear.take() == []
+
+
+def test_a_last_embedding_waits_for_the_journal() -> None:
+    desk = segmented("012345678", durable=True)
+    desk.append("9abc")
+    desk.finish()
+    assert desk.ear.take() == []
+    desk.storage_failed(1)
+    assert [type(event) for event in desk.ear.take()] == [ErrorEvent]
+    desk.append("9xyz")
+    desk.finish()
+    desk.committed(1)
+    _, last = desk.ear.take()
+    assert isinstance(last, EmbeddingDone)
+    assert unit("0123456789") @ last.embedding > 0.99999
+    desk.append("....")
+    assert desk.protocol.may_end_segment(0)
+
+
+def test_more_last_embeddings_than_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol_module, "MAX_ENDINGS", 2)
+    desk = segmented("0123456789" * 5 + "x", attached=False)
+    desk.carry_out()
+    assert [probe.snapshot.future.cancelled() for probe in desk.probes] == [True] * 3 + [False] * 2
+    desk.finish()
+    desk.finish()
+    desk.attach(desk.ear)
+    assert [event.segment for event in desk.ear.all(EmbeddingDone)] == [3, 4]
 
 
 def test_last_embeddings_come_in_order_and_errors_with_them() -> None:

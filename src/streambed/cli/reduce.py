@@ -78,8 +78,8 @@ def fit(
 ) -> None:
     """Fit a reducer to the vectors of texts. One text in five is left out, for `eval`."""
     try:
+        from streambed.vectors.fit import check_size, require
         from streambed.vectors.fit import fit as fit_reducer
-        from streambed.vectors.fit import require
 
         require(method)
     except ImportError as error:
@@ -91,7 +91,12 @@ def fit(
 
     if output.exists() and not output.is_dir():
         raise SettingsError(f"--output {output}: is a file; a folder is expected")
-    info, vectors, left_out = _embed(inputs, field, model, revision, dtype, device, held_out=False)
+
+    def check(info: EngineInfo) -> None:
+        check_size(dimensions, info.dimensions)
+        output.mkdir(parents=True, exist_ok=True)
+
+    info, vectors, left_out = _embed(inputs, field, model, revision, dtype, device, check, held_out=False)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("Fitting", total=1.0)
@@ -132,8 +137,13 @@ def evaluate(
     """Print how many of each text's nearest neighbours smaller vectors keep, on texts that were not fitted to."""
     from streambed.vectors.reducers import Reducer
 
-    info, vectors, _ = _embed(inputs, field, model, revision, dtype, device, held_out=None if everything else True)
-    reducer = Reducer.load(folder, info.fingerprint)
+    found: list[Reducer] = []
+
+    def check(info: EngineInfo) -> None:
+        found.append(Reducer.load(folder, info.fingerprint))
+
+    _, vectors, _ = _embed(inputs, field, model, revision, dtype, device, check, None if everything else True)
+    (reducer,) = found
     counts = [count for count in COUNTS if count < len(vectors) / 2]
     if not counts:
         raise SettingsError(f"{len(vectors)} texts are held out; that is too few to look for neighbours among")
@@ -220,9 +230,13 @@ def _embed(
     revision: str | None,
     dtype: str,
     device: str,
+    check: Callable[[EngineInfo], None],
     held_out: bool | None,
 ) -> tuple[EngineInfo, Vectors, int]:
-    """Vectors of the different texts that are held out, or of the others; and how many that leaves out."""
+    """Vectors of the different texts that are held out, or of the others; and how many that leaves out.
+
+    check: looks at the model before anything is computed.
+    """
     import numpy as np
     from rich.console import Console
     from rich.progress import Progress
@@ -242,6 +256,10 @@ def _embed(
         Engine.load(model, revision=revision, dtype=dtype, device=device) as engine,
         Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
     ):
+        try:
+            check(engine.info)
+        except OSError as error:
+            raise SettingsError(f"--output: cannot be written: {error}") from None
         bar = progress.add_task("Embedding", total=len(texts))
         for batch in batches(iter(texts)):
             try:

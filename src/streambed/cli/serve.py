@@ -21,6 +21,7 @@ from streambed.errors import SettingsError
 from streambed.settings import Settings, parse_size
 
 if TYPE_CHECKING:
+    from streambed.server.metrics import Metrics
     from streambed.streams.journal import Journal
     from streambed.vectors.reducers import Reducer
 
@@ -79,7 +80,9 @@ def serve(is_embedding: bool, **values: Any) -> None:
 
 def run(settings: Settings) -> None:
     """Binds, loads, serves until a signal, drains. Raises SettingsError and CheckpointError before serving."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)-8s %(message)s", stream=sys.stderr)
+    from streambed.server.logs import set_up
+
+    set_up(settings.log_format)
     # From here to uvicorn's own handlers, and again after them, a signal is an orderly end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
@@ -87,6 +90,7 @@ def run(settings: Settings) -> None:
     _raise_file_limit()
     listener = _listen(settings)  # before the model is loaded: a taken port is known at once
     keys = _choose_keys(settings)
+    metrics = _serve_metrics(settings)
 
     journal = _open_journal(settings)
 
@@ -130,7 +134,7 @@ def run(settings: Settings) -> None:
     shown = f"[{host}]" if ":" in host else host
     logger.info("Address: %s://%s:%d%s", scheme, shown, port, "" if keys else " (no key needed)")
     try:
-        app = create_app(engine, settings, keys, journal, _load_reducers(settings, info.fingerprint))
+        app = create_app(engine, settings, keys, journal, _load_reducers(settings, info.fingerprint), metrics)
         Listener(app, settings).run(sockets=[listener])
     finally:
         engine.close(timeout=5.0)
@@ -143,6 +147,22 @@ def _listen(settings: Settings) -> socket.socket:
         return listen(settings.host, settings.port)
     except OSError as error:
         raise SettingsError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}") from None
+
+
+def _serve_metrics(settings: Settings) -> Metrics:
+    from prometheus_client import start_http_server
+
+    from streambed.server.metrics import Metrics
+
+    metrics = Metrics()
+    if settings.metrics_port is not None:
+        host, port = settings.metrics_host, settings.metrics_port
+        try:
+            server, _ = start_http_server(port, host.strip("[]"), metrics.registry)
+        except OSError as error:
+            raise SettingsError(f"--metrics-port: cannot listen on {host}:{port}: {error.strerror or error}") from None
+        logger.info("Metrics: http://%s:%d/metrics", host, server.server_port)
+    return metrics
 
 
 def _load_reducers(settings: Settings, fingerprint: str) -> dict[str, Reducer]:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _ESCAPE = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|O.|.)?")
 _LAST_WORD = re.compile(r"\S*\s*\Z")
+_ENDED_SECONDS = 30.0
+"""How long a last embedding may take after the text has ended."""
 _SHOWN = 500
 """Characters of the text that are shown."""
 
@@ -85,10 +87,12 @@ def stream(
             if sys.stdout.isatty():
                 _follow(open_stream, view)
             else:
+                printing = _print_segments(open_stream)
                 _feed(open_stream, view)
                 if open_stream.text.endswith("\n"):  # the end of a file's last line is no text
                     open_stream.replace(open_stream.offset - 1, open_stream.offset, "")
                 view.finish()
+                printing(view.segment)
                 click.echo(view.summary())
 
 
@@ -121,9 +125,14 @@ class View:
         """Whether the text as it is has not been seen."""
         return self._emitted is None or self._emitted.offset != self._stream.offset
 
+    @property
+    def segment(self) -> int:
+        """Number of the one that it has ended in."""
+        return self._emitted.segment if self._emitted else 0
+
     def finish(self) -> None:
         """Looks at the text as it ended."""
-        if self._stream.offset:
+        if self._stream.offset > self._stream.start:
             self.typed = time.perf_counter()
             self.show(self._stream.embedding())
 
@@ -133,6 +142,7 @@ class View:
 
         emitted = self._emitted
         summary = {
+            **({"segment": self.segment, "start": emitted.start} if emitted and self.segment else {}),
             "offset": self._stream.offset,
             "revision": emitted.revision if emitted else 0,
             "tokens": emitted.usage["prompt_tokens"] if emitted else 0,
@@ -199,6 +209,36 @@ def _follow(stream: Stream, view: View) -> None:
             live.refresh()
 
 
+def _print_segments(stream: Stream) -> Callable[[int], None]:
+    """Prints the last embedding of each segment that ends, a JSON line each; returns what waits until so many are out."""
+    import orjson
+
+    printed = threading.Semaphore(0)
+
+    def watch() -> None:
+        with contextlib.suppress(StreambedError):  # whoever feeds it hears of it
+            for event in stream:
+                if isinstance(event, Emitted) and event.final:
+                    line = {
+                        "segment": event.segment,
+                        "start": event.start,
+                        "offset": event.offset,
+                        "revision": event.revision,
+                        "tokens": event.usage["prompt_tokens"],
+                        "embedding": event.vector,
+                    }
+                    click.echo(orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY).decode())
+                    printed.release()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+    def wait(count: int) -> None:
+        for _ in range(count):
+            printed.acquire(timeout=_ENDED_SECONDS)
+
+    return wait
+
+
 def _feed(stream: Stream, view: View, refresh: Callable[[], object] = lambda: None) -> None:
     """Everything that is typed or piped, as it comes."""
     typing = sys.stdin.isatty()
@@ -220,16 +260,16 @@ def _type(stream: Stream, keys: str) -> bool:
         if key in "\x04\x08\x15\x17\x7f" and plain:
             stream.append(plain)
             plain = ""
-        size = stream.offset
+        first, size = stream.start, stream.offset  # what stands before `first` has ended
         match key:
             case "\x04":
                 return False
-            case "\x08" | "\x7f" if size:
+            case "\x08" | "\x7f" if size > first:
                 stream.replace(size - 1, size, "")
             case "\x15":
-                stream.set("")
+                stream.set(stream.text[:first])
             case "\x17" if (word := _LAST_WORD.search(stream.text.rstrip())) is not None:
-                stream.replace(word.start(), size, "")
+                stream.replace(max(word.start(), first), size, "")
             case "\r":
                 plain += "\n"
             case _ if key.isprintable() or key in "\n\t":

@@ -270,6 +270,12 @@ class AsyncStream:
         return len(self._ledger.text)
 
     @property
+    def start(self) -> int:
+        """Where the segment that grows begins, as the server has acknowledged: 0 unless the text has outgrown the window.
+        What stands before it can no longer change."""
+        return self._ledger.start
+
+    @property
     def revision(self) -> int:
         """Changes that the server has acknowledged; with a journal, they survive its end."""
         return self._ledger.revision

@@ -172,6 +172,11 @@ class Stream:
         return self._stream.offset
 
     @property
+    def start(self) -> int:
+        """See `AsyncStream.start`."""
+        return self._stream.start
+
+    @property
     def revision(self) -> int:
         """Changes that the server has acknowledged; with a journal, they survive its end."""
         return self._stream.revision

@@ -127,6 +127,8 @@ class Ledger:
     """Why the server refused something that is sent again, until it takes a change."""
     limits: dict[str, int] = field(default_factory=dict)
     fingerprint: str | None = None
+    start: int = 0
+    """Where the segment that grows begins, as acknowledged."""
 
     def __post_init__(self) -> None:
         self._acked = ""
@@ -145,11 +147,18 @@ class Ledger:
         most = self.limits.get("max_characters", len(self.text) + len(text))
         if len(self.text) - (end - start) + len(text) > most:
             raise TooLarge(f"the text would have more than {most:,} characters, which is the server's limit")
+        if len(text) > PIECE:
+            # In pieces, of which all but the first are appended: so none of them reaches back before a segment that the
+            # one before has ended. What both texts begin with is left alone.
+            text += self.text[end:]
+            same = _common_prefix(self.text[start:], text)
+            start, end, text = start + same, len(self.text), text[same:]
+            type = "input_text.replace"
         for at in range(0, max(len(text), 1), PIECE):
             change = self._make(type, start, end, text[at : at + PIECE])
             self._pending.append(change)
             self.text = change.apply(self.text)
-            type = "input_text.replace"
+            type = "input_text.append"
             start = end = start + len(change.text)
 
     def _make(self, type: str, start: int, end: int, text: str) -> Change:
@@ -248,6 +257,7 @@ class Ledger:
             case SessionReport():
                 self._report(event)
             case InputTextAck():
+                self.start = event.start or 0
                 self._ack(event.revision)
                 if event.revision == self.revision and event.offset != len(self._acked):
                     raise RevisionConflict("another client changed the session's text")
@@ -290,6 +300,7 @@ class Ledger:
     def _report(self, event: SessionReport) -> None:
         self.session, self.resume_token = event.session, event.resume_token
         self.limits, self.fingerprint = event.limits, event.fingerprint
+        self.start = event.start or 0
         if isinstance(event, SessionCreated):
             self.revision, self.credit, self.live = 0, event.credit, True
         elif isinstance(event, SessionResumed):
@@ -388,6 +399,15 @@ def backoff(attempt: int) -> float:
     """Seconds before the next attempt: a tenth, doubled up to five, and less by chance so that not all come at once."""
     ceiling: float = min(5.0, 0.1 * 2 ** min(attempt, 10))
     return ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+
+
+def _common_prefix(a: str, b: str) -> int:
+    """How many characters both begin with, by bisection."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if a[:middle] == b[:middle] else (low, middle - 1)
+    return low
 
 
 def check_text(text: str) -> None:

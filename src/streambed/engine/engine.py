@@ -12,7 +12,7 @@ from collections.abc import Sequence as Sequence_
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -78,6 +78,23 @@ class EngineInfo:
     threads: int
 
 
+class StepReport(NamedTuple):
+    """A step that has run, for whoever counts."""
+
+    rows: int
+    """Probes included."""
+    probes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LaneStats:
+    """What of a lane has not begun."""
+
+    waiting: int
+    oldest_s: float
+
+
 @dataclass(frozen=True)
 class EngineStats:
     """Counters since the start and gauges of now."""
@@ -85,12 +102,17 @@ class EngineStats:
     steps: int
     rows: int
     """Rows computed, probes included."""
+    padding: int
+    """Rows that were computed beside them and thrown away."""
     cached_tokens: int
     """Tokens that finished tasks found computed already."""
     waiting: int
+    lanes: dict[str, LaneStats]
     sessions: int
     cached_texts: int
     evictions: int
+    rebuilds: int
+    """Texts that were computed again since their KV was evicted."""
     kv_bytes: int
     last_progress_s: float
     """Seconds since a step ended or the engine was idle."""
@@ -150,6 +172,8 @@ class Engine:
         self._rows = 0
         self._progress = self._checked = time.monotonic()
         self._failures = 0
+        self.step_listeners: list[Callable[[StepReport], None]] = []
+        """Are told of each step, on the engine's thread; must be quick and must not raise."""
         loaded: Future[tuple[str, int]] = Future()
 
         def load() -> tuple[str, int]:
@@ -472,6 +496,17 @@ class Engine:
         self._post([task])
         return task.future
 
+    def submit_segments(
+        self, sequence: Sequence, texts: Sequence_[list[int]], prompt_tokens: int
+    ) -> list[Future[Embedding]]:
+        """Brings a session's sequence to each of these ids in turn, with a probe at each end. All are queued, or none."""
+        now = time.monotonic()
+        tasks = [
+            Task(sequence, ids, (len(ids),), Lane.STREAM, now, behind=min(prompt_tokens, len(ids))) for ids in texts
+        ]
+        self._post(tasks)
+        return [task.future for task in tasks]
+
     def opened(self) -> None:
         """Counts a session in."""
         with self._lock:
@@ -508,16 +543,27 @@ class Engine:
         """Counters and gauges; never waits for a step."""
         with self._lock:
             idle = not self._outstanding
+            now = time.monotonic()
+            queued: dict[Lane, list[float]] = {lane: [] for lane in Lane}
+            for task in self._outstanding:
+                if task.started is None and task.probes:
+                    queued[task.lane].append(task.arrived)
             return EngineStats(
                 steps=self._steps,
                 rows=self._rows,
+                padding=self._runner.padding,
+                lanes={
+                    lane.name.lower(): LaneStats(len(times), now - min(times, default=now))
+                    for lane, times in queued.items()
+                },
+                rebuilds=self._scheduler.rebuilds,
                 cached_tokens=self._scheduler.cached_tokens,
                 waiting=len(self._outstanding),
                 sessions=self._sessions,
                 cached_texts=len(self._prefixes),
                 evictions=self._kv.evictions,
                 kv_bytes=self._kv.used,
-                last_progress_s=0.0 if idle else time.monotonic() - self._progress,
+                last_progress_s=0.0 if idle else now - self._progress,
             )
 
     def close(self, timeout: float | None = None) -> None:
@@ -619,6 +665,7 @@ class Engine:
         if not step:
             self._check_when_idle()
             return
+        started = time.monotonic()
         try:
             vectors = self._runner.run(step)
         except (RuntimeError, MemoryError) as error:  # the device's: out of memory, a failed kernel
@@ -626,13 +673,19 @@ class Engine:
             logger.error("a step of %d rows failed: %s", step.rows, type(error).__name__, exc_info=error)
             if self._failures >= MAX_FAILURES:
                 raise
-            self._scheduler.abandon(step, Internal("computing this text failed; try again"))
+            failed = Internal("computing this text failed; try again")
+            # The CPU's allocator says it in words alone.
+            failed.out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "memory" in str(error)
+            self._scheduler.abandon(step, failed)
             return
         self._failures = 0
         self._steps += 1
         self._rows += step.rows
         self._scheduler.finish(step, vectors, time.monotonic())
         self._progress = time.monotonic()
+        report = StepReport(step.rows, len(vectors), self._progress - started)
+        for listener in self.step_listeners:
+            listener(report)
 
     def _check_when_idle(self) -> None:
         if self._scheduler.next_ready() is None and time.monotonic() > self._checked + 1.0:

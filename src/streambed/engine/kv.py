@@ -177,7 +177,7 @@ class KVMemory:
         # Not drop(): its memory is wanted now, not spare.
         del self._idle[victim]
         self.used -= self._paid.pop(victim)
-        victim.slab, victim.ids = None, []
+        victim.slab, victim.ids, victim.evicted = None, [], True
         return True
 
     def _pay(self, sequence: Sequence, amount: int) -> None:

@@ -22,6 +22,8 @@ class Runner:
 
     def __init__(self, network: Qwen3, end_id: int) -> None:
         self.network = network
+        self.padding = 0
+        """Rows of padding that attention has computed for nothing."""
         self._end_id = end_id
         config = network.config
         linear = 2 * sum(
@@ -71,11 +73,13 @@ class Runner:
         if not ids:
             return np.empty((0, network.config.hidden_size), dtype=np.float32)
         device, config = network.device, network.config
+        attention = plan(spans, config.num_heads, config.num_kv_heads, network.dtype, device)
+        self.padding += attention.padding
         with torch.inference_mode():
             hidden = network.forward(
                 torch.tensor(ids, device=device),
                 torch.tensor(positions, device=device),
-                plan(spans, config.num_heads, config.num_kv_heads, network.dtype, device),
+                attention,
                 torch.tensor(wanted, dtype=torch.int64, device=device),
             )
             vectors: Vectors = hidden.cpu().numpy()

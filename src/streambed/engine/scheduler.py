@@ -49,6 +49,7 @@ class Scheduler:
         self.max_rows = max_rows
         self._patient_rows = patient_rows or max_rows
         self.cached_tokens = 0
+        self.rebuilds = 0
         self._urgent = float("-inf")
         self._row_cost = row_cost
         self._lanes: dict[Lane, list[Task]] = {lane: [] for lane in Lane}
@@ -82,6 +83,7 @@ class Scheduler:
             if self.kv.is_idle(victim):
                 self.prefixes.remove(victim)
                 self.kv.drop(victim)
+                victim.evicted = True
 
     def tasks(self) -> list[Task]:
         """All that wait or run, those of a lane in its order."""
@@ -172,6 +174,9 @@ class Scheduler:
             if not kv.reserve(sequence, slots):
                 return False
             task.slots = slots
+        if sequence.evicted:
+            sequence.evicted = False
+            self.rebuilds += 1
         sequence.cut(same)
         task.started, task.cached = now, same
         return True
@@ -247,7 +252,8 @@ class Scheduler:
             cached = max(task.cached - task.behind, 0)  # what a task submitted with it brought was not there before
             self.cached_tokens += cached
             queued, computed = task.started - task.arrived, now - task.started
-            task.answer(Embedding(vectors, cached, task.rows + len(task.probes), queued, computed))
+            rows = task.rows + len(task.probes)
+            task.answer(Embedding(vectors, cached, rows, queued, computed, task.lane))
         else:
             task.fail(Internal("the model gave a value that is not finite for this text"))
 

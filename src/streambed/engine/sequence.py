@@ -36,6 +36,7 @@ class Embedding(NamedTuple):
     computed_tokens: int
     queue_s: float
     compute_s: float
+    lane: Lane
 
 
 @dataclass(eq=False)
@@ -56,6 +57,8 @@ class Sequence:
     tasks: deque[Task] = field(default_factory=deque)
     """What is wanted, in the order asked; only the first is worked on."""
     closed: bool = False
+    evicted: bool = False
+    """Whether its KV was taken while it had nothing to do, and is not there again."""
 
     def cut(self, length: int) -> None:
         """Forgets the KV from slot `length` on."""

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streambed.engine.sequence import Embedding, Sequence
-from streambed.errors import InvalidRequest, NotFound, StreambedError, TooLarge
+from streambed.errors import InvalidRequest, NotFound, TooLarge
 from streambed.text.incremental import IncrementalTokenizer, common_prefix
-from streambed.text.segments import segments
+from streambed.text.segments import Segment, segments
 from streambed.vectors.shape import check_dimensions, shorten
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ class Snapshot(NamedTuple):
     future: Future[Embedding]
     revision: int
     offset: int
+    start: int = 0
+    """Where the segment that it is of begins."""
 
 
 Overflow = Literal["error", "segment"]
@@ -49,7 +51,9 @@ class EndedSegment:
 
     def embedding(self, dimensions: int | None = None, timeout: float | None = None) -> NDArray[np.float32]:
         """Of the characters `[start, end)` on their own: float32 [dimensions], of unit length."""
-        vector: NDArray[np.float32] = shorten(self.future.result(timeout).vectors, dimensions)[0]
+        hidden = self.future.result(timeout).vectors
+        check_dimensions(dimensions, hidden.shape[1])
+        vector: NDArray[np.float32] = shorten(hidden, dimensions)[0]
         return vector
 
 
@@ -105,12 +109,14 @@ class Session:
     @property
     def start(self) -> int:
         """Where the segment that grows begins: what an embedding is of goes from here to the text's end."""
-        return len(self._before)
+        with self._lock:
+            return len(self._before)
 
     @property
     def segment(self) -> int:
         """Its number, from 0."""
-        return self._segment
+        with self._lock:
+            return self._segment
 
     @property
     def overflow(self) -> Overflow:
@@ -207,7 +213,8 @@ class Session:
             self._check_open()
             ids = self._tokenizer.tokens
             future = self._engine.submit(self._sequence, ids, (len(ids),), deadline=deadline)
-            return Snapshot(future, self._revision, len(self._before) + self._tokenizer.length)
+            start = len(self._before)
+            return Snapshot(future, self._revision, start + self._tokenizer.length, start)
 
     def fork(self) -> Session:
         """An independent session with the same text; its KV is copied, not computed."""
@@ -264,27 +271,26 @@ class Session:
 
         The sequence goes from each to the next as to any other text, so the instruction's KV stays.
         """
-        limit, first = self._engine.info.max_tokens - 1, len(self._before)
-        ended: list[EndedSegment] = []
+        engine, first = self._engine, len(self._before)
+        limit = engine.info.max_tokens - 1
+        parts: list[Segment] = []
         rest, stop = len(text), len(text.rstrip())  # rest: where the segment that goes on begins
-        try:
-            for segment in segments(self._engine.splits, self._prompt, text, limit):
-                if segment.end >= stop:  # the last one, which goes on, unless more spaces follow it than fit
-                    whole = self._engine.tokenizer.encode(self._prompt + text[segment.start :])
-                    if len(whole) <= limit:
-                        rest = segment.start
-                        break
-                future = self._engine.submit(self._sequence, segment.ids, (len(segment.ids),))
-                number = self._segment + len(ended)
-                ended.append(EndedSegment(number, first + segment.start, first + segment.end, len(segment.ids), future))
-            self._tokenizer.set(text[rest:], limit)
-        except StreambedError:
-            for each in ended:
-                each.future.cancel()
-            raise
+        for part in segments(engine.splits, self._prompt, text, limit):
+            if part.end >= stop:  # the last one, which goes on, unless more spaces follow it than fit
+                whole = engine.tokenizer.encode(self._prompt + text[part.start :])
+                if len(whole) <= limit:
+                    rest = part.start
+                    break
+            if not text[part.start : part.end].isspace():
+                parts.append(part)
+        prompt_tokens = len(engine.tokenizer.encode(self._prompt)) if self._prompt else 0
+        futures = engine.submit_segments(self._sequence, [part.ids for part in parts], prompt_tokens)
+        self._tokenizer.set(text[rest:], limit)
+        for part, future in zip(parts, futures, strict=True):
+            start, end = first + part.start, first + part.end
+            self._ended.append(EndedSegment(self._segment, start, end, len(part.ids), future))
+            self._segment += 1
         self._before += text[:rest]
-        self._segment += len(ended)
-        self._ended.extend(ended)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -54,6 +54,11 @@ class Plan:
     """Span, its additive mask (None: causal among its own rows, no past), and whether groups are folded."""
     blocked: list[Span] = field(default_factory=list)
 
+    @property
+    def padding(self) -> int:
+        """Rows that are computed and thrown away."""
+        return sum(len(pack.gather) - len(pack.rows) for pack in self.packed)
+
 
 @dataclass(frozen=True)
 class _Packed:

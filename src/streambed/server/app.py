@@ -8,19 +8,23 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 import streambed
 from streambed.engine.engine import Engine
 from streambed.errors import ERROR_TABLE, Internal, InvalidRequest, NotFound, RequestError
+from streambed.server.access import Access
 from streambed.server.embeddings import Embeddings
-from streambed.server.guard import Guard, error_response
-from streambed.server.health import Health
+from streambed.server.guard import Guard, error_response, note
+from streambed.server.health import WATCHDOG_SECONDS, Health
+from streambed.server.metrics import Metrics
 from streambed.server.sessions import ROUTES, Sessions
 from streambed.server.socket import Sockets
 from streambed.settings import Settings
@@ -38,23 +42,27 @@ def create_app(
     keys: tuple[str, ...] = (),
     journal: Journal | None = None,
     reducers: Mapping[str, Reducer] | None = None,
+    metrics: Metrics | None = None,
 ) -> ASGIApp:
     """The ASGI application over a loaded engine. keys: what requests must carry; none means an open server.
 
     journal: an open one, whose sessions are recovered here; the application closes it when it ends. reducers: by the names
-    that requests use.
+    that requests use. metrics: those to count in, where somebody else serves them.
     """
     names = settings.served_model_name or (engine.info.model,)
     forms = Reducers(engine.info.dimensions, reducers or {})
-    embeddings, health = Embeddings(engine, settings, names, forms), Health(engine, names, forms)
-    registry = Registry(engine, settings, journal, forms)
-    sessions, sockets = Sessions(registry, settings), Sockets(registry, settings)
+    metrics = metrics or Metrics()
+    embeddings, health = Embeddings(engine, settings, names, forms, metrics), Health(engine, names, forms)
+    registry = Registry(engine, settings, journal, forms, metrics)
+    sessions, sockets = Sessions(registry, settings), Sockets(registry, settings, metrics)
+    metrics.watch(engine, registry, sockets, WATCHDOG_SECONDS)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, object]]:
         registry.start()
         yield {"sockets": sockets}
         embeddings.close()
+        metrics.unwatch(engine)
         await registry.stop()
 
     app = FastAPI(
@@ -84,41 +92,49 @@ def create_app(
         ("/health", health.ready),
         ("/readyz", health.ready),
         ("/livez", health.live),
+        *([("/metrics", metrics.serve)] if settings.metrics_port is None else []),
     ):
         app.add_api_route(path, handler, methods=["GET"])
     app.add_exception_handler(RequestError, _on_request_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(Exception, _on_bug)
-    guard = Guard(app, settings, keys)
+    metrics.expect({str(route.path) for route in app.routes if isinstance(route, Route | APIRoute)})
+    guard: ASGIApp = Guard(app, settings, keys)
+    access = Access(guard, app.routes, metrics)
     if not settings.allow_origin:
-        return guard
+        return access
     # Outside the guard, so that the page that caused a refusal can read it.
     return CORSMiddleware(
-        guard,
+        access,
         allow_origins=settings.allow_origin,
         allow_methods=["GET", "POST", "PUT", "DELETE"],
         allow_headers=["*"],  # SDKs send their own; the guard asks for a key whatever the headers
-        expose_headers=["Server-Timing", "Retry-After"],
+        expose_headers=["Server-Timing", "Retry-After", "X-Request-Id"],
     )
 
 
 async def _on_request_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
-    return error_response(error)
+    return _answer(request, error)
+
+
+def _answer(request: Request, error: RequestError, status: int | None = None) -> Response:
+    note(request.scope, error)
+    return error_response(error, status)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
-        return error_response(NotFound("there is nothing at this path"))
-    response = error_response(InvalidRequest(str(error.detail)), error.status_code)
+        return _answer(request, NotFound("there is nothing at this path"))
+    response = _answer(request, InvalidRequest(str(error.detail)), error.status_code)
     response.headers.update(error.headers or {})
     return response
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
     logger.error("a request failed for a reason of our own: %s", type(error).__name__, exc_info=error)
-    return error_response(Internal("the server failed on this request; its log says why"))
+    return _answer(request, Internal("the server failed on this request; its log says why"))
 
 
 _SUMMARY = "Real-time text embeddings: Qwen3-Embedding behind the OpenAI API."

@@ -20,6 +20,7 @@ from streambed.engine.beginnings import Beginnings
 from streambed.engine.engine import Engine
 from streambed.engine.sequence import Embedding, Lane
 from streambed.errors import DeadlineExceeded, InvalidRequest, NotFound, TooLarge
+from streambed.server.metrics import Metrics, Stage
 from streambed.settings import Settings
 from streambed.text.cuts import check_offsets
 from streambed.text.segments import Document, Segment, content_hash
@@ -43,8 +44,11 @@ _GRACE_SECONDS = 5.0
 class Embeddings:
     """The handlers, and the thread pool in which they tokenise and write JSON, off the event loop."""
 
-    def __init__(self, engine: Engine, settings: Settings, names: tuple[str, ...], reducers: Reducers) -> None:
+    def __init__(
+        self, engine: Engine, settings: Settings, names: tuple[str, ...], reducers: Reducers, metrics: Metrics
+    ) -> None:
         self._engine = engine
+        self._metrics = metrics
         self._reducers = reducers
         self._settings = settings
         self._names = names
@@ -97,6 +101,7 @@ class Embeddings:
         body = await request.body()
         asked = await self._work(lambda: parse(kind, body), len(body))
         self._check_model(asked.model)
+        request.state.lane = asked.priority
         form = self._reducers.form(asked.dimensions, asked.encoding_format, asked.reducer)
         deadline = started + (asked.timeout_ms / 1000 if asked.timeout_ms else self._settings.timeout)
         prepared = await self._work(lambda: prepare(asked, deadline), len(body))
@@ -107,13 +112,22 @@ class Embeddings:
         embeddings = await _wait(request, futures, deadline + _GRACE_SECONDS) if futures else []
         if embeddings is None:
             return Response(status_code=499)  # nobody reads it
+        computed = time.monotonic()
         content = await self._work(lambda: write(asked, form, prepared, embeddings))
-        timing = {
+        ended = time.monotonic()
+        timing: dict[Stage, float] = {
             "tokenize": tokenized - started,
             "queue": max((embedding.queue_s for embedding in embeddings), default=0.0),
             "compute": max((embedding.compute_s for embedding in embeddings), default=0.0),
-            "total": time.monotonic() - started,
+            "serialize": ended - computed,
+            "total": ended - started,
         }
+        lane = request.state.lane = embeddings[0].lane.name.lower() if embeddings else "query"
+        for stage, seconds in timing.items():
+            self._metrics.stage(lane, stage, seconds)
+        cached = sum(embedding.cached_tokens for embedding in embeddings)
+        rows = sum(embedding.computed_tokens for embedding in embeddings)
+        self._metrics.tokens(lane, cached + rows, cached, rows)
         header = ", ".join(f"{name};dur={seconds * 1000:.2f}" for name, seconds in timing.items())
         return Response(content, media_type="application/json", headers={"Server-Timing": header})
 

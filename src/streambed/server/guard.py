@@ -76,12 +76,12 @@ class Guard:
             finally:
                 self._running -= 1
         except RequestError as error:
-            await error_response(error)(scope, receive, send)
+            await refuse(error, scope, receive, send)
         except _ClientGone:
             return
         except asyncio.CancelledError:
             # uvicorn gives up what is still running when the time to drain is over. Who waits shall hear why.
-            await error_response(NotReady("the server is shutting down"))(scope, receive, send)
+            await refuse(NotReady("the server is shutting down"), scope, receive, send)
 
     async def _handshake(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Host, origin and key of a WebSocket, before it is one: a refusal is an HTTP reply."""
@@ -95,6 +95,7 @@ class Guard:
             if self._sockets >= self._settings.max_sockets:
                 raise Overloaded(f"{self._sockets} WebSockets are open; try again later")
         except RequestError as error:
+            note(scope, error)
             await WebSocket(scope, receive, send).send_denial_response(error_response(error))
             return
         self._sockets += 1
@@ -193,6 +194,17 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replayed
+
+
+def note(scope: Scope, error: RequestError) -> None:
+    """Says how a request ends, for whoever counts (`server/access.py`)."""
+    scope.setdefault("state", {})["error"] = error
+
+
+async def refuse(error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers a request with an error of the table."""
+    note(scope, error)
+    await error_response(error)(scope, receive, send)
 
 
 def error_response(error: RequestError, status: int | None = None) -> Response:

@@ -13,12 +13,16 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from streambed.errors import Internal, InvalidRequest, NotFound, NotReady, Overloaded, RequestError
 from streambed.server.guard import error_response
+from streambed.server.metrics import OTHER, outcome_of
 from streambed.settings import Settings
+from streambed.streams.observer import Observer
 from streambed.streams.registry import Registry
 from streambed.streams.stream import Stream
 from streambed.wire import (
     MAX_EVENT_ID,
+    Change,
     ClientEvent,
+    EmbeddingCreate,
     ServerEvent,
     SessionClose,
     SessionClosed,
@@ -96,8 +100,9 @@ class Outbox:
 class Socket:
     """One client's socket and the sessions that it holds. The `Client` of their state machines."""
 
-    def __init__(self, websocket: WebSocket, registry: Registry, settings: Settings) -> None:
+    def __init__(self, websocket: WebSocket, registry: Registry, settings: Settings, observer: Observer) -> None:
         self._websocket = websocket
+        self._observer = observer
         self._registry = registry
         self._settings = settings
         self._owner: str = websocket.state.owner
@@ -176,17 +181,24 @@ class Socket:
 
     async def _receive(self, text: str | None) -> None:
         session = event_id = None
+        kind = OTHER
         try:
             if text is None:
                 raise InvalidRequest("events are text frames; this was a binary one")
             value = parse_object(text, "the frame")
             event_id = _short(value.get("event_id"), MAX_EVENT_ID)
             session = _short(value.get("session"), 64)
-            await self._handle(parse_event(value))
+            event = parse_event(value)
+            kind = event.type
+            await self._handle(event)
+            if not isinstance(event, Change | EmbeddingCreate):  # those are counted when they have had their turn
+                self._observer.event(kind, "ok")
         except RequestError as error:
+            self._observer.event(kind, outcome_of(error))
             self.send(error_event(error, session, event_id))
         except Exception as error:
             logger.error("an event failed for a reason of our own: %s", type(error).__name__, exc_info=error)
+            self._observer.event(kind, Internal.code)
             self.send(error_event(Internal("the server failed on this event; its log says why"), session, event_id))
 
     async def _handle(self, event: ClientEvent) -> None:
@@ -237,16 +249,17 @@ class Socket:
             async with asyncio.timeout(STALL_SECONDS):
                 await self._websocket.send({"type": "websocket.send", "text": dump(event).decode()})
             self._outbox.sent()
-            if slot == "emission" and (stream := self._streams.get(event.session or "")) is not None:
-                stream.sent(self)
+            if slot is not None and (stream := self._streams.get(event.session or "")) is not None:
+                stream.sent(self, slot, event)
 
 
 class Sockets:
     """All sockets of a server."""
 
-    def __init__(self, registry: Registry, settings: Settings) -> None:
+    def __init__(self, registry: Registry, settings: Settings, observer: Observer) -> None:
         self._registry = registry
         self._settings = settings
+        self._observer = observer
         self._open: set[Socket] = set()
         self._draining = False
 
@@ -259,7 +272,7 @@ class Sockets:
             refusal = NotReady("the server is shutting down")
             await websocket.send_denial_response(error_response(refusal))
             return
-        socket = Socket(websocket, self._registry, self._settings)
+        socket = Socket(websocket, self._registry, self._settings, self._observer)
         self._open.add(socket)
         try:
             await socket.serve()

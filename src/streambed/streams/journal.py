@@ -15,6 +15,7 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,6 +122,8 @@ class Journal:
         """The revision of each session that was told to be on disk."""
         self._unerased: set[str] = set()
         """Sessions that have ended while nothing could be written."""
+        self.on_commit: Callable[[int, int, float], None] = lambda entries, refused, seconds: None
+        """Is told of each transaction: its entries, how many were refused, seconds. On the journal's thread."""
         self._damaged: set[str] = set()
         """Sessions that could not be read; they are left as they are."""
         try:
@@ -193,6 +196,7 @@ class Journal:
 
     def _commit(self, batch: list[_Item]) -> None:
         """One transaction. All are told that they are on disk, or that they are not."""
+        started = time.monotonic()
         revisions = dict(self._revisions)
         erasing = self._unerased | {item.entry.session for item in batch if isinstance(item.entry, Erase)}
         try:
@@ -220,6 +224,8 @@ class Journal:
             if self._empty_log(erasing):
                 erasing = set()
         self._unerased = erasing
+        if batch:
+            self.on_commit(len(batch), sum(item.error is not None for item in batch), time.monotonic() - started)
         for item in batch:
             item.done(item.error)
 

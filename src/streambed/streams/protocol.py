@@ -61,6 +61,8 @@ MAX_ENDINGS = 1024
 """Last embeddings of ended segments that wait for a socket; older ones go."""
 MAX_UNACKED = 1024
 """Changes of a session that may wait for the journal."""
+EMISSION = "emission"
+"""Slot of automatic embeddings."""
 DIGEST = 12
 """Bytes of a change's digest."""
 SNAPSHOT_CHANGES = 256
@@ -158,8 +160,8 @@ class Client(typing.Protocol):
 
 @dataclass(frozen=True)
 class Send:
-    """To a client. Of those with the same slot only the newest matters, if the client is slow; when it has taken one of
-    slot `emission`, `sent` must be told."""
+    """To a client. Of those with the same slot only the newest matters, if the client is slow; when it has taken one of slot
+    `EMISSION`, or a segment's last embedding, `sent` must be told."""
 
     client: Client
     event: ServerEvent
@@ -210,6 +212,8 @@ class Probe:
     """Where what it is of begins, in the session's unit."""
     final: bool = False
     """Whether it is a segment's last."""
+    changed: float = 0.0
+    """When the text last changed before it."""
     result: Result | RequestError | None = None
     ended: float = 0.0
 
@@ -283,7 +287,8 @@ class Protocol:
         self._acked_text: str | None = None  # kept while something is not on disk
         self._start = self._count(self.document.text[: self.document.start])
         self._acked_window, self._acked_start = self._window, self._start
-        self._endings: deque[Probe] = deque(maxlen=MAX_ENDINGS)
+        self._endings: deque[Probe] = deque()
+        """Kept until a client has taken them."""
         self._applied: deque[_Applied] = deque()
         self._unacked = 0
         self._owed: list[_Owed] = []
@@ -296,6 +301,8 @@ class Protocol:
         self._emitted: Vector | None = None  # that was sent to it unasked
         self._seen: tuple[Vector, Probe] | None = None  # the last, sent or not
         self._since_snapshot = [0, 0]
+        self._changed = self.now
+        self._tokens = self.document.num_tokens
         self.queued = 0
         """Characters of changes that wait to be applied, as whoever keeps them says."""
         self._end_segments(self.now)
@@ -347,6 +354,11 @@ class Protocol:
     def credit(self) -> int:
         return max(0, self.limits.credit - self.unacked_characters - self.queued)
 
+    def may_end_segment(self, characters: int) -> bool:
+        """Whether a change of so many characters could outgrow the window, and so have a whole one divided."""
+        # No tokenizer makes more tokens than bytes; what was in flight when the tokens were counted is small.
+        return self.options.overflow == "segment" and self._tokens + 4 * characters + 64 > self.limits.max_tokens
+
     # What clients do
 
     def attach(self, client: Client, now: float) -> None:
@@ -387,7 +399,8 @@ class Protocol:
         """Asks for the embedding of the text as it is."""
         self._enter(event.type)
         if self._is_empty:
-            raise InvalidRequest("the text is empty; there is nothing to embed yet")
+            what = "text" if not self.document.start else "segment that grows"
+            raise InvalidRequest(f"the {what} is empty; there is nothing to embed yet")
         if len(self._explicit) >= self.limits.max_pending:
             raise Overloaded(f"{len(self._explicit)} embeddings of this session are asked for and not answered yet")
         probe = self._probe(now, deadline, client, event.event_id)
@@ -430,9 +443,12 @@ class Protocol:
             self._send(who, SessionClosed(session=self.id, event_id=answer, reason=reason))
         self.client = None
 
-    def sent(self, client: Client, now: float) -> None:
-        """The automatic embedding that a client had to take has been sent: another may follow."""
-        if client is self.client:
+    def sent(self, client: Client, now: float, ended: int | None = None) -> None:
+        """The automatic embedding that a client had to take has been sent: another may follow. ended: it was the last one
+        of this segment, which need not be sent again."""
+        if ended is not None:
+            self._endings = deque(ending for ending in self._endings if ending.segment != ended)
+        elif client is self.client:
             self._unsent = False
             self._advance(now)
 
@@ -455,6 +471,7 @@ class Protocol:
         if not self._applied:
             self._acked_text = None
         self._pay_acks(progress=True)
+        self.tell_endings()
 
     def storage_failed(self, commit: Commit, error: StorageFull, now: float) -> None:
         """A change could not be written: all that are not on disk are taken back."""
@@ -525,15 +542,23 @@ class Protocol:
             target.error = None
 
     def tell_endings(self) -> None:
-        """Sends the socket, if there is one, the last embeddings of segments that have ended, in their order."""
-        while self.client is not None and self._endings and self._endings[0].result is not None:
-            ending = self._endings.popleft()
+        """Sends the socket, if there is one, the last embeddings of segments that have ended, in their order. Not before the
+        change that ended them is acknowledged, since it may yet be taken back."""
+        for ending in list(self._endings):
+            if self.client is None or ending.result is None or ending.revision > self.acked:
+                return
+            if ending.client is self.client:
+                continue  # it is on its way
+            ending.client = self.client
             vector = self._vector(ending)
             if isinstance(vector, RequestError):
-                self._send(self.client, error_event(vector, self.id, None))
+                self._endings.remove(ending)
+                what = f"segment {ending.segment}, from {ending.start:,} to {ending.offset:,}"
+                told = type(vector)(f"{what}, has ended without an embedding: {vector.message}")
+                self._send(self.client, error_event(told, self.id, None))
                 continue
             self._watch(vector, ending)
-            self._send_embedding(self.client, ending, vector)
+            self._send_embedding(self.client, ending, vector, f"segment {ending.segment}")
 
     # Inside
 
@@ -609,9 +634,11 @@ class Protocol:
         edited = start < length and not self.edited
         self.edited = self.edited or edited
         self.revision += 1
+        self._changed = now
         self._offset += self._count(text) - self._count(before[start:end])
         self.digests.append(digest)
         self._trigger.change(before[max(start - 16, 0) : start], text, now)
+        self._tokens = self.document.num_tokens
         ended = self._end_segments(now)
         if not self.durable:
             self.acked, self.acked_offset = self.revision, self._offset
@@ -637,6 +664,8 @@ class Protocol:
             probe = Probe(each, self.revision, place, each.tokens, now, segment=each.number, start=start, final=True)
             self._endings.append(probe)
             self._effects.append(probe)
+        while len(self._endings) > MAX_ENDINGS:
+            self._endings.popleft().snapshot.future.cancel()
         if ended:
             self._start = self._count(text[: self.document.start])
             if self._automatic is not None:  # of a segment that goes on no more
@@ -752,7 +781,7 @@ class Protocol:
         tokens = self.document.num_tokens
         snapshot = self.document.probe(deadline)
         probe = Probe(snapshot, self.revision, self._offset, tokens, now, client, event_id)
-        probe.segment, probe.start = self.document.segment, self._start
+        probe.segment, probe.start, probe.changed = self.document.segment, self._start, self._changed
         return probe
 
     def _emit(self, probe: Probe) -> None:
@@ -771,7 +800,7 @@ class Protocol:
         if emit.on == "drift" and self._emitted is not None and _distance(self._emitted, vector) <= emit.drift:
             return
         self._emitted = vector
-        self._send_embedding(client, probe, vector, "emission")
+        self._send_embedding(client, probe, vector, EMISSION)
         self._unsent = True
 
     def _vector(self, probe: Probe) -> Vector | RequestError:
@@ -786,7 +815,8 @@ class Protocol:
         return vector
 
     def _watch(self, vector: Vector, probe: Probe) -> None:
-        self._seen = (vector, probe)
+        if self._seen is None or probe.revision >= self._seen[1].revision:
+            self._seen = (vector, probe)
         for watch, score in self.watches.trigger(vector) if self.client is not None else ():
             assert self.client is not None
             event = WatchTriggered(

@@ -19,6 +19,7 @@ from streambed.engine.engine import Engine
 from streambed.errors import NotFound, Overloaded, TooLarge
 from streambed.settings import Settings
 from streambed.streams.journal import Journal
+from streambed.streams.observer import Observer, Unobserved
 from streambed.streams.protocol import Client, Limits
 from streambed.streams.stream import Host, Stream, new_saved
 from streambed.vectors.reducers import Reducers
@@ -37,7 +38,12 @@ class Registry:
     """All sessions by id. On the event loop; a session is found by its owner alone."""
 
     def __init__(
-        self, engine: Engine, settings: Settings, journal: Journal | None = None, reducers: Reducers | None = None
+        self,
+        engine: Engine,
+        settings: Settings,
+        journal: Journal | None = None,
+        reducers: Reducers | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._settings = settings
         self._journal = journal
@@ -60,8 +66,10 @@ class Registry:
             settings.max_session_characters,
             settings.timeout,
             settings.session_ttl,
+            observer or Unobserved(),
         )
         if journal is not None:
+            journal.on_commit = self._host.observer.committed
             recovered = journal.recover()
             for saved in recovered:
                 try:
@@ -89,6 +97,11 @@ class Registry:
 
     def __len__(self) -> int:
         return len(self._streams)
+
+    def census(self) -> tuple[int, int, int]:
+        """How many sessions are warm, how many a socket holds, and how many there are. From any thread."""
+        streams = list(self._streams.values())
+        return sum(stream.is_warm for stream in streams), sum(stream.is_attached for stream in streams), len(streams)
 
     def of(self, owner: str) -> list[Stream]:
         """An owner's sessions."""

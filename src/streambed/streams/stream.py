@@ -24,9 +24,12 @@ from streambed.engine.session import Session
 from streambed.errors import Internal, NotFound, Overloaded, RequestError, StorageFull
 from streambed.streams.journal import Change as JournalChange
 from streambed.streams.journal import Entry, Erase, Journal, Open, Options, Saved
+from streambed.streams.observer import Observer
 from streambed.streams.protocol import (
+    EMISSION,
     HISTORY,
     MAX_UNACKED,
+    START,
     Client,
     Commit,
     Limits,
@@ -42,8 +45,11 @@ from streambed.vectors.reducers import Form, Reducers
 from streambed.wire import (
     Change,
     EmbeddingCreate,
+    EmbeddingDone,
+    EmbeddingSkipped,
     Emit,
     InputTextReplace,
+    ServerEvent,
     SessionClosed,
     SessionCreated,
     SessionOptions,
@@ -79,6 +85,7 @@ class Host:
     """Seconds after which an embedding that was asked for is given up."""
     ttl: float
     """Seconds that a session lives without a client."""
+    observer: Observer
 
 
 class _Work(NamedTuple):
@@ -132,6 +139,11 @@ class Stream:
         return self._protocol is not None and self._protocol.state is State.ATTACHED
 
     @property
+    def is_warm(self) -> bool:
+        """Whether KV of its text is there."""
+        return self._session is not None and self._session.is_warm
+
+    @property
     def expired(self) -> bool:
         held = self.holder is not None or self.is_attached
         return not held and time.monotonic() >= self.touched + self._host.ttl
@@ -168,7 +180,7 @@ class Stream:
             raise Overloaded(f"{in_flight:,} characters are not acknowledged yet; the session's credit is used up")
         if len(self._work) >= MAX_UNACKED:
             raise Overloaded(f"{len(self._work)} events of this session wait already")
-        heavy = protocol is None or size + self._behind(event) > LARGE
+        heavy = protocol is None or size + self._behind(event) > LARGE or protocol.may_end_segment(size)
         deadline = self.touched + (timeout or self._host.timeout)
         self._run(_Work(lambda: self._receive(event, client, deadline), heavy, client, event.event_id, size, True))
 
@@ -257,14 +269,14 @@ class Stream:
 
     def state(self) -> dict[str, Any]:
         """For `GET /v1/sessions`."""
-        protocol, session = self._protocol, self._session  # not to be waited for: a thread may be at work on them
+        protocol = self._protocol  # not to be waited for: a thread may be at work on it
         left = self._host.ttl if self.is_attached else self.touched + self._host.ttl - time.monotonic()
         return {
             "session": self.id,
             "object": "session",
             "revision": self._saved.revision if protocol is None else protocol.acked,
             "offset": count(self._saved.text, self._options.offset_unit) if protocol is None else protocol.acked_offset,
-            "kv": "warm" if session is not None and session.is_warm else "cold",
+            "kv": "warm" if self.is_warm else "cold",
             **(self._saved_place() if protocol is None else protocol.place),
             "attached": self.is_attached,
             "expires_in_s": round(max(left, 0.0), 1),
@@ -420,12 +432,18 @@ class Stream:
                 self._refusals.append(Send(work.client, error_event(refusal, self.id, work.event_id)))
 
     def _receive(self, event: Change | EmbeddingCreate, client: Client, deadline: float) -> None:
-        self._open()
-        protocol, now = self._opened(), time.monotonic()
-        if isinstance(event, EmbeddingCreate):
-            protocol.embed(event, client, now, deadline)
-        else:
-            protocol.change(event, client, now)
+        observer = self._host.observer
+        try:
+            self._open()
+            protocol, now = self._opened(), time.monotonic()
+            if isinstance(event, EmbeddingCreate):
+                protocol.embed(event, client, now, deadline)
+            else:
+                protocol.change(event, client, now)
+                observer.event(event.type, "ok")
+        except RequestError as error:
+            observer.event(event.type, error.code)
+            raise
 
     def _open(self) -> None:
         if self._protocol is None:
@@ -433,18 +451,21 @@ class Stream:
 
     def _open_session(self) -> Session:
         options = self._options
+        saved = self._saved
         session = self._host.engine.open_session(
+            saved.text if saved.window == START else "",
             instruction=options.instruction,
             prompt_name=options.prompt_name,
             input_type=options.input_type,
             overflow=options.overflow,
             owner=self.owner,
         )
-        try:
-            session.restore(self._saved.text, *self._saved.window)
-        except BaseException:
-            session.close()
-            raise
+        if saved.window != START:
+            try:
+                session.restore(saved.text, *saved.window)
+            except BaseException:
+                session.close()
+                raise
         return session
 
     def _begin(self, session: Session) -> None:
@@ -508,6 +529,8 @@ class Stream:
             match effect:
                 case Send(client, event, slot):
                     client.send(event, slot)
+                    if isinstance(event, EmbeddingSkipped):
+                        self._host.observer.skipped()
                 case Commit():
                     assert self._host.journal is not None
                     told = functools.partial(self._committed, loop, effect)
@@ -529,9 +552,12 @@ class Stream:
         self._timer = None
         self._run(_Work(lambda: self._opened().tick(time.monotonic())))
 
-    def sent(self, client: Client) -> None:
-        """A socket has taken the automatic embedding that it had to send."""
-        self._run(_Work(lambda: self._opened().sent(client, time.monotonic())))
+    def sent(self, client: Client, slot: str, event: ServerEvent) -> None:
+        """A socket has taken something that it had to send, and that had a slot."""
+        if slot == EMISSION:
+            self._run(_Work(lambda: self._opened().sent(client, time.monotonic())))
+        elif isinstance(event, EmbeddingDone) and event.final:
+            self._run(_Work(lambda: self._opened().sent(client, time.monotonic(), event.segment)))
 
     def _committed(self, loop: asyncio.AbstractEventLoop, commit: Commit, error: StorageFull | None) -> None:
         def work() -> None:
@@ -544,15 +570,25 @@ class Stream:
         _soon(loop, self._run, _Work(work, heavy=error is not None))
 
     def _answered(self, loop: asyncio.AbstractEventLoop, probe: Probe, future: Future[Embedding]) -> None:
-        if not future.cancelled():
+        kind = EmbeddingCreate.model_fields["type"].default if probe.client is not None else None
+        if future.cancelled():
+            outcome = "cancelled"
+        else:
             error = future.exception()
             result: Embedding | RequestError
             if error is None:
-                result = future.result()
+                result, outcome = future.result(), "ok"
+                since = probe.asked if probe.client is not None or probe.final else probe.changed
+                self._host.observer.probed(
+                    time.monotonic() - since, probe.tokens + 1, result.cached_tokens, result.computed_tokens
+                )
             else:
                 result = error if isinstance(error, RequestError) else Internal("computing this text failed")
+                outcome = "out_of_memory" if result.out_of_memory else result.code
             work = _Work(lambda: self._opened().probed(probe, result, time.monotonic()))
             _soon(loop, self._run, work)
+        if kind is not None:
+            self._host.observer.event(kind, outcome)
 
     async def _resolve(self, target: Target) -> None:
         """Embeds the text of a watch, as a document."""

@@ -30,6 +30,12 @@ def require(method: Method) -> None:
         _import_umap()
 
 
+def check_size(dimensions: int, size: int) -> None:
+    """Raises SettingsError unless so many dimensions are fewer."""
+    if not 1 <= dimensions < size:
+        raise SettingsError(f"--dimensions is {dimensions}; 1 to {size - 1} make this model's vectors smaller")
+
+
 def fit(
     vectors: Vectors,
     method: Method,
@@ -48,8 +54,7 @@ def fit(
         SettingsError: as many dimensions as the vectors have, or too few vectors. ImportError: see `require`.
     """
     count, size = vectors.shape
-    if not 1 <= dimensions < size:
-        raise SettingsError(f"--dimensions is {dimensions}; 1 to {size - 1} make this model's vectors smaller")
+    check_size(dimensions, size)
     if count < max(2 * dimensions, 32):
         raise SettingsError(
             f"{count} texts are too few; {max(2 * dimensions, 32)} or more are needed, better thousands"

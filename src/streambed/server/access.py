@@ -1,0 +1,94 @@
+"""Around everything: request ids, one log line and one count for each request."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+
+from starlette.requests import HTTPConnection
+from starlette.routing import BaseRoute, Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from streambed.server.metrics import NO_LANE, OTHER, Metrics, lanes_of, outcome_of
+
+logger = logging.getLogger("streambed.access")
+
+HEADER = b"x-request-id"
+_ID = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
+_QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
+"""Asked every few seconds by machines; counted, and logged only where they fail."""
+
+
+class Access:
+    """Middleware. Takes `X-Request-Id` from the client or makes one, and sends it back; it is in the log, and nothing else
+    of the request is but its route, how it ended and how long it took."""
+
+    def __init__(self, app: ASGIApp, routes: list[BaseRoute], metrics: Metrics) -> None:
+        self._app = app
+        self._routes = routes
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id.decode()
+        status: int | None = None
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] in ("http.response.start", "websocket.http.response.start", "websocket.accept"):
+                status = message.get("status", 101)
+                message = {**message, "headers": [*message.get("headers", []), (HEADER, request_id)]}
+            await send(message)
+
+        started = time.monotonic()
+        is_http = scope["type"] == "http"
+        if is_http:
+            self._metrics.in_progress.inc()
+        try:
+            await self._app(scope, receive, answer)
+        finally:
+            if is_http:
+                self._metrics.in_progress.dec()
+            self._tell(scope, status, time.monotonic() - started)
+
+    def _tell(self, scope: Scope, status: int | None, seconds: float) -> None:
+        route, state = self._route(scope), scope["state"]
+        error = state.get("error")
+        outcome = "ok" if error is None else outcome_of(error)
+        if status in (None, 499):  # nobody was there to hear it
+            outcome = "cancelled"
+        lane = state.get("lane") or lanes_of(route)[0]
+        if scope["type"] == "http":
+            self._metrics.request(route, lane, outcome)
+        if route in _QUIET and outcome == "ok":
+            return
+        logger.info(
+            "%s %s",
+            scope.get("method", "WEBSOCKET"),
+            route,
+            extra={
+                "status": status,
+                "outcome": outcome,
+                "lane": None if lane == NO_LANE else lane,
+                "ms": round(1000 * seconds, 2),
+                "request_id": state["request_id"],
+            },
+        )
+
+    def _route(self, scope: Scope) -> str:
+        """The template that routing found, or would have; never the path, which clients choose."""
+        found = scope.get("route") or next(
+            (each for each in self._routes if each.matches(scope)[0] is Match.FULL), None
+        )
+        return str(getattr(found, "path", OTHER))
+
+
+def _request_id(scope: Scope) -> bytes:
+    given = HTTPConnection(scope).headers.get(HEADER.decode(), "").encode("latin-1")
+    return given if _ID.fullmatch(given) else secrets.token_hex(8).encode()

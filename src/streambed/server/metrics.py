@@ -1,0 +1,229 @@
+"""What Prometheus scrapes: docs/operations.md says what each series is for, `dashboards/` draws them.
+
+Every label has a fixed set of values, and every series is there from the start: no path, model, key or id of a client's
+becomes one. What happens is counted where it happens; how things stand is asked of the engine and the sessions when somebody
+scrapes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
+
+import torch
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+from starlette.requests import Request
+from starlette.responses import Response
+
+import streambed
+from streambed.engine.engine import Engine, StepReport
+from streambed.engine.sequence import Lane
+from streambed.errors import ERROR_TABLE, RequestError
+from streambed.streams.registry import Registry
+from streambed.wire import CLIENT_EVENTS
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which says when it was made
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+OUTCOMES = ("ok", "cancelled", "out_of_memory", *(error.code for error in ERROR_TABLE))
+LANES = tuple(lane.name.lower() for lane in Lane)
+NO_LANE = "none"
+STAGES = ("queue", "tokenize", "compute", "serialize", "total")
+Stage = Literal["queue", "tokenize", "compute", "serialize", "total"]
+OTHER = "other"
+"""Route of what is no route."""
+
+
+def outcome_of(error: RequestError) -> str:
+    """How a request that ended in this error is counted."""
+    return "out_of_memory" if error.out_of_memory else error.code
+
+
+def lanes_of(route: str) -> tuple[str, ...]:
+    """In which lanes the requests of a route are: the first one unless the request says another."""
+    if "/v1/sessions" in route:
+        return ("stream",)
+    return ("query", "bulk") if route.startswith("/v1/embeddings") else (NO_LANE,)
+
+
+class Metrics:
+    """A server's series. The `Observer` of its streams; safe to call from any thread."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._requests = self._counter("requests", "HTTP requests that have ended.", "route", "lane", "outcome")
+        self._stages = self._histogram("request_seconds", "Seconds of requests for vectors.", SECONDS, "lane", "stage")
+        self.in_progress = self._gauge("requests_in_progress", "HTTP requests in progress.")
+        self._events = self._counter("events", "Changes and embeddings asked of sessions.", "type", "outcome")
+        self._tokens = self._counter(
+            "tokens", "Tokens of what was embedded, instruction and end token counted.", "lane", "kind"
+        )
+        self._step_seconds = self._histogram("step_seconds", "Seconds of the network's steps.", SECONDS)
+        self._step_rows = self._histogram("step_rows", "Rows of the network's steps, probes included.", ROWS)
+        self._probe_seconds = self._histogram(
+            "probe_seconds", "Seconds from the last character to the vector.", SECONDS
+        )
+        self._probe_rows = self._histogram("probe_rows", "Rows computed for a session's vector.", ROWS)
+        self._skipped = self._counter("emits_skipped", "Automatic embeddings that gave way to a newer one.")
+        self._commits = self._histogram("journal_commit_seconds", "Seconds of the journal's transactions.", SECONDS)
+        self._entries = self._counter("journal_entries", "Entries of the journal.", "outcome")
+        for lane in LANES:
+            for stage in STAGES:
+                self._stages.labels(lane, stage)
+            for kind in ("prompt", "cached", "computed"):
+                self._tokens.labels(lane, kind)
+        for kind in (*CLIENT_EVENTS, OTHER):
+            for outcome in OUTCOMES:
+                self._events.labels(kind, outcome)
+        for outcome in ("written", "refused"):
+            self._entries.labels(outcome)
+
+    def expect(self, routes: Iterable[str]) -> None:
+        """Has the series of these routes, templates such as `/v1/sessions/{session}`; anything else counts as `other`."""
+        for route in (*routes, OTHER):
+            for lane in lanes_of(route):
+                for outcome in OUTCOMES:
+                    self._requests.labels(route, lane, outcome)
+
+    def watch(self, engine: Engine, registry: Registry, sockets: Any, threshold: float) -> None:
+        """Has scrapes ask these how they stand, and the engine tell of its steps. threshold: of `/readyz`."""
+        self.registry.register(_Standing(engine, registry, sockets, threshold))
+        engine.step_listeners.append(self._step)
+
+    # What happens
+
+    def request(self, route: str, lane: str, outcome: str) -> None:
+        """An HTTP request has ended."""
+        self._requests.labels(route, lane, outcome).inc()
+
+    def stage(self, lane: str, stage: Stage, seconds: float) -> None:
+        """A request for vectors has spent so long on something."""
+        self._stages.labels(lane, stage).observe(seconds)
+
+    def tokens(self, lane: str, prompt: int, cached: int, computed: int) -> None:
+        """So many were embedded."""
+        for kind, count in (("prompt", prompt), ("cached", cached), ("computed", computed)):
+            self._tokens.labels(lane, kind).inc(count)
+
+    def event(self, kind: str, outcome: str) -> None:
+        self._events.labels(kind, outcome).inc()
+
+    def probed(self, seconds: float, prompt_tokens: int, cached_tokens: int, computed_tokens: int) -> None:
+        self._probe_seconds.observe(seconds)
+        self._probe_rows.observe(computed_tokens)
+        self.tokens("stream", prompt_tokens, cached_tokens, computed_tokens)
+
+    def skipped(self) -> None:
+        self._skipped.inc()
+
+    def committed(self, entries: int, refused: int, seconds: float) -> None:
+        self._commits.observe(seconds)
+        self._entries.labels("written").inc(entries - refused)
+        self._entries.labels("refused").inc(refused)
+
+    def unwatch(self, engine: Engine) -> None:
+        """The server ends; the engine may go on."""
+        engine.step_listeners.remove(self._step)
+
+    def _step(self, report: StepReport) -> None:
+        self._step_seconds.observe(report.seconds)
+        self._step_rows.observe(report.rows)
+
+    async def serve(self, request: Request) -> Response:
+        """All series, in Prometheus' text format."""
+        return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
+
+    def _counter(self, name: str, about: str, *labels: str) -> Counter:
+        return Counter(name, about, labels, namespace="streambed", registry=self.registry)
+
+    def _gauge(self, name: str, about: str) -> Gauge:
+        return Gauge(name, about, namespace="streambed", registry=self.registry)
+
+    def _histogram(self, name: str, about: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(name, about, labels, namespace="streambed", registry=self.registry, buckets=buckets)
+
+
+class _Standing(Collector):
+    """How things stand, asked at a scrape. Never waits for a step."""
+
+    def __init__(self, engine: Engine, registry: Registry, sockets: Any, threshold: float) -> None:
+        self._engine = engine
+        self._registry = registry
+        self._sockets = sockets
+        self._threshold = threshold
+
+    def collect(self) -> Iterator[Any]:
+        engine, stats, info = self._engine, self._engine.stats(), self._engine.info
+        stalled = stats.last_progress_s
+        ready = engine.ready and stalled <= self._threshold
+        yield _gauge("ready", "1 where /readyz says so.", float(ready))
+        yield _gauge("engine_stalled_seconds", "Seconds that work waits without a step ending.", stalled)
+        rows = CounterMetricFamily("streambed_rows", "Rows computed, and rows of padding beside them.", labels=["kind"])
+        rows.add_metric(["wanted"], stats.rows)
+        rows.add_metric(["padding"], stats.padding)
+        yield rows
+        waiting = GaugeMetricFamily("streambed_queue_tasks", "Texts that wait to begin.", labels=["lane"])
+        oldest = GaugeMetricFamily("streambed_queue_oldest_seconds", "Age of the oldest of them.", labels=["lane"])
+        for lane, queue in stats.lanes.items():
+            waiting.add_metric([lane], queue.waiting)
+            oldest.add_metric([lane], queue.oldest_s)
+        yield waiting
+        yield oldest
+        yield CounterMetricFamily("streambed_evictions", "Texts whose KV was evicted.", stats.evictions)
+        yield CounterMetricFamily("streambed_rebuilds", "Sessions computed again after that.", stats.rebuilds)
+        yield _gauge("kv_bytes", "Memory that KV takes.", stats.kv_bytes)
+        yield _gauge("kv_budget_bytes", "Memory that it may take.", info.kv_memory)
+        yield _gauge("cached_texts", "Finished texts whose KV is kept for later ones.", stats.cached_texts)
+        warm, attached, total = self._registry.census()
+        sessions = GaugeMetricFamily(
+            "streambed_sessions", "Open sessions, by whether their KV is there.", labels=["kv"]
+        )
+        sessions.add_metric(["warm"], warm)
+        sessions.add_metric(["cold"], total - warm)
+        yield sessions
+        yield _gauge("sessions_attached", "Sessions that a socket holds.", attached)
+        yield _gauge("sockets", "Open WebSockets.", len(self._sockets))
+        yield from _memory(engine)
+        yield InfoMetricFamily(
+            "streambed_build", "What runs here.",
+            {"version": streambed.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        )  # fmt: skip
+        yield InfoMetricFamily(
+            "streambed_model", "What is served.",
+            {"model": info.model, "fingerprint": info.fingerprint, "dtype": info.dtype, "device": info.device},
+        )  # fmt: skip
+
+
+def _gauge(name: str, about: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"streambed_{name}", about, value)
+
+
+def _memory(engine: Engine) -> Iterator[GaugeMetricFamily]:
+    host = GaugeMetricFamily("streambed_host_memory_bytes", "Memory of the machine.", labels=["kind"])
+    with contextlib.suppress(OSError), open("/proc/meminfo") as file:  # not on every platform
+        sizes = {line.split(":")[0]: int(line.split()[1]) << 10 for line in file}
+        host.add_metric(["total"], sizes["MemTotal"])
+        host.add_metric(["available"], sizes["MemAvailable"])
+    yield host
+    gpu = GaugeMetricFamily("streambed_gpu_memory_bytes", "Memory of the accelerator, if one is used.", labels=["kind"])
+    if engine.info.device.startswith("cuda"):
+        free, total = torch.cuda.mem_get_info(torch.device(engine.info.device))
+        gpu.add_metric(["total"], total)
+        gpu.add_metric(["used"], total - free)
+        gpu.add_metric(["reserved"], torch.cuda.memory_reserved(engine.info.device))
+    yield gpu
