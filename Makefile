@@ -5,7 +5,7 @@ BIN := .venv/bin
 TORCH := torch==2.13.0
 ARGS ?=
 
-.PHONY: setup serve test test-all lint format docs bench bench-stream bench-prefixes builtin-model eval-model clean
+.PHONY: setup serve test test-all lint format docs bench bench-stream bench-prefixes bench-metrics builtin-model eval-model clean
 
 setup: .venv/dev
 
@@ -67,6 +67,9 @@ bench-stream: .venv/dev
 
 bench-prefixes: .venv/dev
 	$(BIN)/python -m benchmarks.prefixes $(ARGS)
+
+bench-metrics: .venv/dev
+	$(BIN)/python -m benchmarks.metrics $(ARGS)
 
 # From packages to src/streambed/model/builtin; about two hours on two cores. Stop it at any time, it goes on.
 builtin-model: .venv/training

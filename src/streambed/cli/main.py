@@ -7,6 +7,7 @@ import sys
 import click
 
 import streambed
+from streambed.cli.doctor import doctor
 from streambed.cli.embed import embed
 from streambed.cli.reduce import reduce
 from streambed.cli.serve import serve
@@ -25,6 +26,7 @@ def cli() -> None:
     streambed embed --input texts.txt --output vectors.npy
     streambed stream --against texts.txt  type, and see the embedding follow
     streambed reduce fit --method pca --dimensions 128 --input texts.txt --output reducer
+    streambed doctor                      check machine, settings and model, and say what is wrong
     """
 
 
@@ -32,6 +34,7 @@ cli.add_command(serve)
 cli.add_command(embed)
 cli.add_command(stream)
 cli.add_command(reduce)
+cli.add_command(doctor)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 import streambed
@@ -25,6 +25,7 @@ from streambed.server.embeddings import Embeddings
 from streambed.server.guard import Guard, error_response, note
 from streambed.server.health import WATCHDOG_SECONDS, Health
 from streambed.server.metrics import Metrics
+from streambed.server.playground import Page, Playground, Visits
 from streambed.server.sessions import ROUTES, Sessions
 from streambed.server.socket import Sockets
 from streambed.settings import Settings
@@ -85,6 +86,16 @@ def create_app(
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             extra = {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
         app.add_api_route(path, handler, methods=[method], responses=_ERRORS, openapi_extra=extra)
+    visits = Visits()
+    guard = Guard(app, settings, keys, visits)
+    page = Playground(visits, guard.owner_of)
+    for method, path, handler in (
+        ("GET", "/playground", page.redirect),
+        ("POST", "/playground/key", page.enter),
+        ("DELETE", "/playground/key", page.leave),
+    ):
+        app.add_api_route(path, handler, methods=[method], include_in_schema=False)
+    app.mount("/playground", Page())
     app.add_api_websocket_route("/v1/embeddings", sockets.serve)
     for path, handler in (
         ("/v1/models", health.models),
@@ -98,8 +109,7 @@ def create_app(
     app.add_exception_handler(RequestError, _on_request_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(Exception, _on_bug)
-    metrics.expect({str(route.path) for route in app.routes if isinstance(route, Route | APIRoute)})
-    guard: ASGIApp = Guard(app, settings, keys)
+    metrics.expect({str(route.path) for route in app.routes if isinstance(route, Route | APIRoute | Mount)})
     access = Access(guard, app.routes, metrics)
     if not settings.allow_origin:
         return access

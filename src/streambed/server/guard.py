@@ -25,6 +25,7 @@ from streambed.errors import (
     Unauthorized,
     UnsupportedMedia,
 )
+from streambed.server.playground import Visits
 from streambed.settings import Settings, is_loopback
 from streambed.wire import error_body
 
@@ -38,8 +39,9 @@ BODY_SECONDS = 30.0
 class Guard:
     """Middleware. Sets `scope["state"]["owner"]`, under which KV is shared: a digest of the key, never the key."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, keys: tuple[str, ...]) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, keys: tuple[str, ...], visits: Visits) -> None:
         self._app = app
+        self._visits = visits
         self._settings = settings
         self._keys = tuple(key.encode() for key in keys)
         self._running = 0
@@ -56,12 +58,13 @@ class Guard:
         try:
             headers = _headers(scope)
             self._check_host(headers)
-            if path in OPEN_PATHS:
+            open_ = is_open(path)
+            if open_ and scope["method"] in ("GET", "HEAD"):
                 await self._app(scope, receive, send)
                 return
             if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
                 self._check_origin(headers)
-            if scope["method"] != "OPTIONS":  # a preflight carries no key and reads nothing
+            if scope["method"] != "OPTIONS" and not open_:  # a preflight carries no key and reads nothing
                 scope.setdefault("state", {})["owner"] = self._check_key(headers)
             if scope["method"] not in ("POST", "PUT"):
                 await self._app(scope, receive, send)
@@ -128,12 +131,28 @@ class Guard:
     def _check_key(self, headers: dict[bytes, bytes]) -> str:
         if not self._keys:
             return ""
+        if b"authorization" not in headers and (owner := self._visitor(headers)) is not None:
+            return owner
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-        given = given.strip()
-        matches = [hmac.compare_digest(given, key) for key in self._keys]  # all of them, whichever matches
-        if scheme.lower() != b"bearer" or not any(matches):
+        owner = self.owner_of(given.strip())
+        if scheme.lower() != b"bearer" or owner is None:
             raise Unauthorized("a valid API key is needed: Authorization: Bearer <key>")
-        return hashlib.sha256(given).hexdigest()
+        return owner
+
+    def owner_of(self, given: bytes) -> str | None:
+        """The owner whose key this is; where none is asked for, everybody is the same one."""
+        if not self._keys:
+            return ""
+        matches = [hmac.compare_digest(given, key) for key in self._keys]  # all of them, whichever matches
+        return hashlib.sha256(given).hexdigest() if any(matches) else None
+
+    def _visitor(self, headers: dict[bytes, bytes]) -> str | None:
+        """Whose cookie it is. Browsers send it for pages of this site alone; where they say for which, it must be ours."""
+        site = headers.get(b"sec-fetch-site", b"same-origin")
+        origin, host = headers.get(b"origin"), headers.get(b"host", b"")
+        if site != b"same-origin" or (origin is not None and origin.partition(b"://")[2].lower() != host.lower()):
+            return None
+        return self._visits.owner(headers.get(b"cookie", b"").decode("latin-1"))
 
     def _check_media(self, headers: dict[bytes, bytes]) -> None:
         if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
@@ -169,6 +188,11 @@ class Guard:
 
 class _ClientGone(Exception):
     """The client left while its body arrived; nobody waits for an answer."""
+
+
+def is_open(path: str) -> bool:
+    """Whether a path can be read without a key."""
+    return path in OPEN_PATHS or path == "/playground" or path.startswith("/playground/")
 
 
 def _headers(scope: Scope) -> dict[bytes, bytes]:

@@ -1,0 +1,123 @@
+"""`/playground`: a page to watch an embedding follow a text. Its files are open; what it asks for needs the key.
+
+Browsers cannot send `Authorization` with a page or a WebSocket. So the page posts the key once and gets a cookie that no
+script can read and no other site can send (RFC 6265bis, SameSite=Strict); the guard takes it from pages of this host
+alone. The cookie is a random name for the visit, never the key.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from streambed.errors import Unauthorized
+from streambed.wire import parse
+
+FILES = Path(__file__).with_name("playground")
+COOKIE = "streambed"
+VISIT_SECONDS = 12 * 3600
+MAX_VISITS = 1024
+"""The longest unused go first."""
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+class KeyRequest(BaseModel):
+    """Body of `POST /playground/key`."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    api_key: str = Field(max_length=4096, description="A key of this server.")
+
+
+class Visits:
+    """Browsers that have shown a key."""
+
+    def __init__(self) -> None:
+        self._visits: OrderedDict[str, tuple[str, float]] = OrderedDict()
+
+    def open(self, owner: str) -> str:
+        """A name for a visit of this owner's."""
+        name = secrets.token_urlsafe(24)
+        self._visits[name] = (owner, time.monotonic() + VISIT_SECONDS)
+        while len(self._visits) > MAX_VISITS:
+            self._visits.popitem(last=False)
+        return name
+
+    def owner(self, cookies: str) -> str | None:
+        """Whose visit a Cookie header names, if any."""
+        owner, end = self._visits.get(_name(cookies), ("", 0.0))
+        if time.monotonic() >= end:
+            return None
+        self._visits.move_to_end(_name(cookies))
+        return owner
+
+    def close(self, cookies: str) -> None:
+        """Forgets it."""
+        self._visits.pop(_name(cookies), None)
+
+
+class Page(StaticFiles):
+    """The page's files."""
+
+    def __init__(self) -> None:
+        super().__init__(directory=FILES, html=True)
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers.update(_HEADERS)
+        return response
+
+
+class Playground:
+    """The handlers. owner_of: the owner whose key a text is, or None."""
+
+    def __init__(self, visits: Visits, owner_of: Callable[[bytes], str | None]) -> None:
+        self._visits = visits
+        self._owner_of = owner_of
+
+    async def redirect(self, request: Request) -> Response:
+        """To the page."""
+        return RedirectResponse("/playground/", 308)
+
+    async def enter(self, request: Request) -> Response:
+        """Takes a key; answers with the cookie of a visit."""
+        asked = parse(KeyRequest, await request.body())
+        owner = self._owner_of(asked.api_key.strip().encode())
+        if owner is None:
+            raise Unauthorized("this is not a key of this server", "api_key")
+        response = Response(status_code=204)
+        response.set_cookie(
+            COOKIE, self._visits.open(owner), VISIT_SECONDS, path="/", httponly=True, samesite="strict",
+            secure=request.url.scheme == "https",
+        )  # fmt: skip
+        return response
+
+    async def leave(self, request: Request) -> Response:
+        """Ends the visit."""
+        self._visits.close(request.headers.get("cookie", ""))
+        response = Response(status_code=204)
+        response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
+        return response
+
+
+def _name(cookies: str) -> str:
+    try:
+        morsel = SimpleCookie(cookies).get(COOKIE)
+    except CookieError:
+        return ""
+    return morsel.value if morsel else ""
