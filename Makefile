@@ -71,7 +71,7 @@ bench-prefixes: .venv/dev
 bench-metrics: .venv/dev
 	$(BIN)/python -m benchmarks.metrics $(ARGS)
 
-# From packages to src/streambed/model/builtin; about two hours on two cores. Stop it at any time, it goes on.
+# From packages to src/streambed/model/builtin; about three hours on two cores. Stop it at any time, it goes on.
 builtin-model: .venv/training
 	$(BIN)/python -m training $(ARGS)
 

@@ -15,7 +15,7 @@ ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_":
 
 
 @click.command()
-@click.option("--tokens", default=50_000_000, show_default=True, help="Tokens to train on, padding included.")
+@click.option("--tokens", default=66_000_000, show_default=True, help="Tokens to train on, padding included.")
 @click.option("--work", type=click.Path(path_type=Path), default=WORK, help="Where stages leave their results.")
 @click.option("--output", type=click.Path(path_type=Path), default=BUILTIN, help="The checkpoint's folder.")
 def main(tokens: int, work: Path, output: Path) -> None:

@@ -44,6 +44,7 @@ BATCH = 8_192  # tokens a process and step, padding included
 BATCH_TEXTS = 448
 POOL = 8_000  # texts that a few batches are drawn from
 LENGTHY, LENGTHY_SHARE = 64, 0.4  # of the texts with more tokens, so many are used: they cost much and teach one vector
+FOREIGN_SHARE, WORD_TIMES = 0.5, 2  # how often a translation, and a single word, is an example
 CLUSTERS = 256
 BANK = 2_048
 TEMPERATURE = 0.05
@@ -81,7 +82,7 @@ def variants(text: str, draw: random.Random) -> list[str]:
     lower = text.lower()
     if lower != text and draw.random() < 0.45:
         found.append(lower)
-    if draw.random() < 0.08 and len(text) < 160:
+    if draw.random() < (0.25 if len(text) < 60 else 0.08) and len(text) < 160:  # three times the tokens of lower case
         found.append(text.upper())
     if draw.random() < 0.03:
         found.append(text.title())
@@ -99,13 +100,14 @@ def prepare(data: Dataset, vectors: Vectors, tokenizer: Tokenizer) -> Examples:
     draw = random.Random(SEED)
     texts: list[str] = []
     targets: list[int] = []
-    for index in (*data.english, *data.prefixes, *data.words):
+    for index in (*data.english, *data.prefixes, *(data.words * WORD_TIMES)):
         found = variants(data.texts[index], draw)
         texts += found
         targets += [index] * len(found)
     for text, index in data.foreign:
-        texts.append(text)
-        targets.append(index)
+        if draw.random() < FOREIGN_SHARE:
+            texts.append(text)
+            targets.append(index)
     table = vectors.of(data.texts)
     prose = [index for index in data.english if len(data.texts[index]) > 150]
     means: list[NDArray[np.float16]] = []

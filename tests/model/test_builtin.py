@@ -40,23 +40,32 @@ def test_it_is_small_and_whole() -> None:
     assert (BUILTIN / "prefixes.png").exists()
 
 
+def test_its_vectors_are_those_that_it_was_shipped_with(engine: Engine) -> None:
+    """`streambed doctor` compares them on the machine of whoever uses it."""
+    known = json.loads((BUILTIN / "canonical.json").read_text(encoding="utf-8"))["texts"]
+    assert len(known) >= 10
+    for each in known:
+        own = engine.embed([each["text"]], instruction=each["instruction"])[0]
+        assert own @ np.array(each["vector"]) >= 0.9999
+
+
 @pytest.mark.parametrize("group", written("everyday")["sets"], ids=lambda group: group["name"])
 def test_everyday_questions_find_their_answers(engine: Engine, group: dict[str, Any]) -> None:
     """Question and answer share no content word."""
     questions, answers = (engine.embed(texts) for texts in zip(*group["pairs"], strict=True))
     right = ((questions @ answers.T).argmax(1) == np.arange(20)).sum()
-    assert right >= 10
+    assert right >= 13
 
 
 def test_words_are_nearer_to_synonyms_than_to_look_alikes(engine: Engine) -> None:
     words, synonyms, alike = (engine.embed(list(column)) for column in zip(*written("words")["trials"], strict=True))
-    assert ((words * synonyms).sum(1) > (words * alike).sum(1)).sum() >= 42
+    assert ((words * synonyms).sum(1) > (words * alike).sum(1)).sum() >= 45
 
 
 def test_capitals_change_little(engine: Engine) -> None:
     texts = [answer for group in written("everyday")["sets"] for _, answer in group["pairs"]]
     lower, upper = engine.embed([text.lower() for text in texts]), engine.embed([text.upper() for text in texts])
-    assert (lower * upper).sum(1).mean() >= 0.55
+    assert (lower * upper).sum(1).mean() >= 0.67
 
 
 def test_a_beginning_comes_nearer_to_the_whole_with_each_part(engine: Engine) -> None:
@@ -75,7 +84,7 @@ def test_other_languages_are_not_noise(engine: Engine, language: str) -> None:
     rows = written("multilingual")["sentences"]
     english, other = (engine.embed([row[name] for row in rows]) for name in ("en", language))
     right = ((other @ english.T).argmax(1) == np.arange(len(rows))).mean()
-    assert right >= 0.45
+    assert right >= 0.53
 
 
 def test_an_instruction_changes_little(engine: Engine) -> None:
