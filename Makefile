@@ -5,7 +5,7 @@ BIN := .venv/bin
 TORCH := torch==2.13.0
 ARGS ?=
 
-.PHONY: setup serve test test-all lint format docs bench bench-stream bench-prefixes bench-metrics builtin-model eval-model clean
+.PHONY: setup serve test test-all lint format docs bench bench-stream bench-prefixes bench-metrics builtin-model eval-model notebook clean
 
 setup: .venv/dev
 
@@ -35,6 +35,14 @@ setup: .venv/dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[training]'
 	@touch $@
 
+.venv/notebook: .venv/dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[notebook]'
+	@touch $@
+
+.venv/e2e: .venv/dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[e2e]'
+	@touch $@
+
 serve: .venv/serve
 	$(BIN)/streambed serve $(ARGS)
 
@@ -43,7 +51,8 @@ test: .venv/dev
 	$(BIN)/coverage report --include='*/streambed/text/*,*/streambed/engine/*,*/streambed/streams/*' --fail-under=95
 	$(BIN)/coverage report --skip-covered --fail-under=90
 
-test-all: .venv/integrations
+# What a machine may lack (node, chromium, prometheus) is skipped, and said.
+test-all: .venv/integrations .venv/notebook .venv/e2e
 	$(BIN)/pytest -m 'slow or not slow' $(ARGS)
 
 lint: .venv/dev
@@ -77,6 +86,9 @@ builtin-model: .venv/training
 
 eval-model: .venv/training
 	$(BIN)/python -m training.evaluate $(ARGS)
+
+notebook: .venv/notebook
+	$(BIN)/jupyter lab notebooks/quickstart.ipynb
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -41,6 +41,8 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 OUTCOMES = ("ok", "cancelled", "out_of_memory", *(error.code for error in ERROR_TABLE))
 LANES = tuple(lane.name.lower() for lane in Lane)
+REQUEST_LANES = ("query", "bulk")
+"""Those of one-shot requests; how long a stream takes is in `probe_seconds`."""
 NO_LANE = "none"
 STAGES = ("queue", "tokenize", "compute", "serialize", "total")
 Stage = Literal["queue", "tokenize", "compute", "serialize", "total"]
@@ -57,7 +59,7 @@ def lanes_of(route: str) -> tuple[str, ...]:
     """In which lanes the requests of a route are: the first one unless the request says another."""
     if "/v1/sessions" in route:
         return ("stream",)
-    return ("query", "bulk") if route.startswith("/v1/embeddings") else (NO_LANE,)
+    return REQUEST_LANES if route.startswith("/v1/embeddings") else (NO_LANE,)
 
 
 class Metrics:
@@ -67,7 +69,9 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._requests = self._counter("requests", "HTTP requests that have ended.", "route", "lane", "outcome")
-        self._stages = self._histogram("request_seconds", "Seconds of requests for vectors.", SECONDS, "lane", "stage")
+        self._stages = self._histogram(
+            "request_seconds", "Seconds of one-shot requests for vectors.", SECONDS, "lane", "stage"
+        )
         self.in_progress = self._gauge("requests_in_progress", "HTTP requests in progress.")
         self._events = self._counter("events", "Changes and embeddings asked of sessions.", "type", "outcome")
         self._tokens = self._counter(
@@ -82,9 +86,10 @@ class Metrics:
         self._skipped = self._counter("emits_skipped", "Automatic embeddings that gave way to a newer one.")
         self._commits = self._histogram("journal_commit_seconds", "Seconds of the journal's transactions.", SECONDS)
         self._entries = self._counter("journal_entries", "Entries of the journal.", "outcome")
-        for lane in LANES:
+        for lane in REQUEST_LANES:
             for stage in STAGES:
                 self._stages.labels(lane, stage)
+        for lane in LANES:
             for kind in ("prompt", "cached", "computed"):
                 self._tokens.labels(lane, kind)
         for kind in (*CLIENT_EVENTS, OTHER):
