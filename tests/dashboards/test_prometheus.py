@@ -19,9 +19,10 @@ import httpx
 import pytest
 import yaml
 
-from streambed import Client
+from streambed import Client, Engine
+from streambed.settings import Settings
 from tests.dashboards.test_dashboards import DASHBOARDS, expressions
-from tests.server.conftest import until
+from tests.server.conftest import Live, Servers, until
 from tests.server.test_process import Process
 
 pytestmark = pytest.mark.slow
@@ -56,7 +57,9 @@ class Prometheus:
         rules = yaml.safe_load((DASHBOARDS / "alerts.yml").read_text())
         for rule in rules["groups"][0]["rules"]:
             rule["for"] = "3s"
-            rule["expr"] = re.sub(r"\[\d+m\]", "[10s]", rule["expr"])
+            rule["expr"] = re.sub(r"\[\d+m\]", "[10s]", rule["expr"]).replace(
+                "stalled_seconds > 30", "stalled_seconds > 3"
+            )
         (directory / "alerts.yml").write_text(yaml.safe_dump(rules))
         config = yaml.safe_load((DASHBOARDS / "prometheus.yml").read_text())
         config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
@@ -236,3 +239,68 @@ def test_dashboard_and_alerts(tmp_path: Path) -> None:
         stack.callback(again.close)
         until(lambda: not prometheus.firing("StreambedDown"), SECONDS)
         until(lambda: prometheus.query("sum(streambed_ready)") == [1.0], SECONDS)
+
+
+# Causes that are made inside the process
+
+
+@contextlib.contextmanager
+def watched(directory: Path, settings: Settings | None = None, **more: Any) -> Iterator[tuple[Live, Prometheus]]:
+    """A server in this process, and a Prometheus that scrapes it."""
+    with contextlib.ExitStack() as stack:
+        engine = stack.enter_context(Engine.load("builtin", **more))
+        servers = Servers()
+        stack.callback(servers.stop)
+        live = servers.start(engine, settings or Settings(drain=5.0))
+        prometheus = Prometheus(directory, f"127.0.0.1:{live.port}")
+        stack.callback(prometheus.close)
+        until(lambda: prometheus.query("streambed_ready") == [1.0], SECONDS)
+        yield live, prometheus
+
+
+def test_a_frozen_engine(tmp_path: Path) -> None:
+    with watched(tmp_path) as (live, prometheus):
+        free = threading.Event()
+        holder = threading.Thread(target=lambda: live.engine._call(lambda: bool(free.wait(SECONDS)) and None))
+        holder.start()
+        asker = threading.Thread(target=lambda: live.post("a text that waits"))
+        asker.start()
+        try:
+            until(lambda: prometheus.firing("StreambedNoProgress"), SECONDS)
+        finally:
+            free.set()
+            asker.join()
+            holder.join()
+        until(lambda: not prometheus.firing("StreambedNoProgress"), SECONDS)
+
+
+def test_overload(tmp_path: Path) -> None:
+    with watched(tmp_path, Settings(drain=5.0, max_requests=1)) as (live, prometheus):
+        head = b"POST /v1/embeddings HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+
+        def refused() -> bool:
+            with live.connect() as connection:  # its body does not end, so it stays in progress
+                connection.sendall(head + b"Content-Length: 9\r\n\r\n{")
+                time.sleep(0.3)  # until it has the one place that there is
+                for _ in range(20):
+                    assert live.post("a").status_code == 429
+            return prometheus.firing("StreambedErrorRate")
+
+        until(refused, SECONDS)
+        until(lambda: not prometheus.firing("StreambedErrorRate"), SECONDS)
+        assert live.post("a").status_code == 200
+
+
+def test_a_full_budget(tmp_path: Path) -> None:
+    with watched(tmp_path, kv_memory=2 << 20) as (live, prometheus), contextlib.ExitStack() as stack:
+        # A page of KV each, so that the budget is filled to the last one of them.
+        sessions = [stack.enter_context(live.engine.open_session(f"session {number}")) for number in range(60)]
+
+        def crowded() -> bool:
+            for session in sessions:
+                session.replace(0, 1, "s")
+                session.embedding()
+            return prometheus.firing("StreambedMemoryNearBudget")
+
+        until(crowded, SECONDS)
+        until(lambda: not prometheus.firing("StreambedMemoryNearBudget"), SECONDS)

@@ -133,6 +133,7 @@ def run(settings: Settings) -> None:
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     logger.info("Address: %s://%s:%d%s", scheme, shown, port, "" if keys else " (no key needed)")
+    logger.info("Page: %s://%s:%d/playground/", scheme, shown, port)
     try:
         app = create_app(engine, settings, keys, journal, _load_reducers(settings, info.fingerprint), metrics)
         Listener(app, settings).run(sockets=[listener])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine, Iterator, Sequence
+from concurrent.futures import CancelledError
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
@@ -32,6 +33,8 @@ class Client:
     ) -> None:
         """See `AsyncClient`."""
         self._client = AsyncClient(base_url, api_key=api_key, model=model, timeout=timeout, reconnect=reconnect)
+        self._lock = threading.Lock()
+        self._closed = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="streambed-client", daemon=True)
         self._thread.start()
@@ -45,10 +48,20 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Closes the connections. Close streams before."""
-        if self._loop.is_closed():
-            return
-        self._call(self._client.aclose())
+        """Closes the connections. Close streams before; whoever waits in another thread hears that it was closed."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True  # nothing is given to the loop from here on
+
+        async def end() -> None:
+            await self._client.aclose()
+            rest = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in rest:
+                task.cancel()
+            await asyncio.gather(*rest, return_exceptions=True)
+
+        asyncio.run_coroutine_threadsafe(end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -134,12 +147,15 @@ class Client:
         return Stream(self, self._call(make()))
 
     def _call(self, work: Coroutine[Any, Any, Result]) -> Result:
-        if self._loop.is_closed():
-            work.close()
-            raise ConnectionLost("the client was closed")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self._lock:
+            if self._closed:
+                work.close()
+                raise ConnectionLost("the client was closed")
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
+        except CancelledError:
+            raise ConnectionLost("the client was closed") from None
         except BaseException:
             future.cancel()  # Ctrl-C in the caller
             raise
