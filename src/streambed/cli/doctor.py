@@ -351,7 +351,8 @@ def _gib(size: int) -> str:
 def _settings(given: dict[str, Any]) -> tuple[Settings, str | None]:
     """What `serve` would run with here, these flags included; and what is wrong, where it would not run at all."""
     try:
-        values = serve.make_context("serve", []).params
+        # Without --help: click keeps its names on the command from the first context on, and here they lack -h.
+        values = serve.make_context("serve", [], help_option_names=[]).params
         names = {field.name for field in dataclasses.fields(Settings)}
         return Settings(**{name: value for name, value in values.items() if name in names} | given), None
     except click.ClickException as error:
