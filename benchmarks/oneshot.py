@@ -36,6 +36,11 @@ def timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def milliseconds(seconds: float) -> str:
+    """Two figures, or whole milliseconds."""
+    return f"{seconds * 1000:.{0 if seconds > 0.0095 else 1}f}"
+
+
 def resident() -> float:
     """GiB of memory that this process holds and no file backs."""
     for line in Path("/proc/self/status").read_text().splitlines():
@@ -48,10 +53,12 @@ class Peer:
     """sentence-transformers with the same weights, number format and threads, in a process of its own: two pools of OpenMP
     workers in one process would slow each other down, and both figures would be wrong."""
 
-    def __init__(self, directory: Path, dtype: str, threads: int) -> None:
+    def __init__(self, directory: Path, dtype: str, threads: int, device: str) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve_peer, args=(theirs, directory, dtype, threads), daemon=True)
+        self._process = context.Process(
+            target=_serve_peer, args=(theirs, directory, dtype, threads, device), daemon=True
+        )
         self._process.start()
         self._pipe.recv()
 
@@ -62,13 +69,15 @@ class Peer:
         return seconds
 
 
-def _serve_peer(pipe: Connection[float | None, list[str]], directory: Path, dtype: str, threads: int) -> None:
+def _serve_peer(
+    pipe: Connection[float | None, list[str]], directory: Path, dtype: str, threads: int, device: str
+) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     warnings.simplefilter("ignore")
     from sentence_transformers import SentenceTransformer
 
     torch.set_num_threads(threads)
-    model: Any = SentenceTransformer(str(directory), device="cpu", model_kwargs={"dtype": getattr(torch, dtype)})
+    model: Any = SentenceTransformer(str(directory), device=device, model_kwargs={"dtype": getattr(torch, dtype)})
     pipe.send(None)
     while True:
         try:
@@ -95,13 +104,14 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="checkpoint; by default a random one of 0.6B shape, made once")
     parser.add_argument("--cache", type=Path, default=Path("build/benchmarks"), help="where that one is kept")
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"])
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     directory = options.model or make_0_6b(options.cache / "qwen3-0.6b-random")
 
     before, started = resident(), time.perf_counter()
-    engine = Engine.load(str(directory), dtype=options.dtype)
+    engine = Engine.load(str(directory), dtype=options.dtype, device=options.device)
     ready = time.perf_counter() - started
     gc.collect()
     weights = sum(file.stat().st_size for file in engine.checkpoint.weight_files) / (1 << 30)
@@ -109,9 +119,11 @@ def main() -> None:
     print(
         f"{platform.processor() or platform.machine()}, {_processor()}, {options.threads} threads, torch {torch.__version__}"
     )
+    if info.device.startswith("cuda"):
+        print(torch.cuda.get_device_name(info.device), end=", ")
     print(f"{info.dtype}, steps of {info.max_batch_tokens} rows, ready in {ready:.1f} s,", end=" ")
     print(f"{resident() - before:.2f} GiB for {weights:.2f} GiB of weights on disk\n")
-    peer = Peer(directory, info.dtype, options.threads)
+    peer = Peer(directory, info.dtype, options.threads, info.device)
 
     print("| case | Streambed ms | sentence-transformers ms | ratio |\n|---|---:|---:|---:|")
     salt = 0
@@ -123,7 +135,7 @@ def main() -> None:
             own.append(ours())
             other.append(theirs())
         ratio = min(other) / min(own)
-        print(f"| {case} | {min(own) * 1000:.0f} | {min(other) * 1000:.0f} | {ratio:.1f} |", flush=True)
+        print(f"| {case} | {milliseconds(min(own))} | {milliseconds(min(other))} | {ratio:.1f} |", flush=True)
 
     def one_shot(count: int, tokens: int) -> None:
         def ours() -> float:

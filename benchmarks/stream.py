@@ -271,7 +271,7 @@ def main() -> None:
         print(f"{server.info['model']}, {server.info['dtype']}, {threads} threads\n", flush=True)
         if "keystroke" in options.parts:
             with_peer = Path(model).is_dir() and not options.without_peer
-            peer = Peer(Path(model), server.info["dtype"], threads) if with_peer else None
+            peer = Peer(Path(model), server.info["dtype"], threads, server.info["device"]) if with_peer else None
             per_keystroke(server, peer, options.contexts)
         if "together" in options.parts:
             together(server, options.sessions)

@@ -147,7 +147,7 @@ def test_settings_are_refused_before_loading(tiny_checkpoint: Path) -> None:
     for bad in ({"dtype": "float16"}, {"device": "tpu"}, {"device": "mps"}, {"max_batch_tokens": 0}, {"kv_memory": 1}):
         with pytest.raises(SettingsError, match="--"):
             Engine.load(str(tiny_checkpoint), **bad)  # type: ignore[arg-type]
-    with pytest.raises(SettingsError, match="sees 0 CUDA devices"):
+    with pytest.raises(SettingsError, match=r"sees \d CUDA devices"):
         Engine.load(str(tiny_checkpoint), device="cuda:7")
 
 

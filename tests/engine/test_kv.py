@@ -50,15 +50,23 @@ def test_pages_come_when_written() -> None:
     assert copy.kv[27, 1, 7, :4].eq(0).all()
 
 
-def test_elsewhere_a_slab_grows_by_doubling() -> None:
+def test_elsewhere_a_slab_holds_what_the_budget_counts() -> None:
     """The way of CUDA, shown on another device without memory of its own."""
-    slab = Slab(CONFIG, 512, torch.float32, torch.device("meta"))
+    meta = torch.device("meta")
+    kv = KVMemory(CONFIG, 500, torch.float32, meta, 4096 * SLOT)
+    sequence = Sequence("")
     sizes = []
-    for slots in (1, 64, 65, 100, 129, 400, 512):
-        slab.grow(slots)
-        sizes.append(slab.kv.shape[3])
-    assert sizes == [64, 64, 128, 128, 256, 512, 512]
-    assert slab.written == 512
+    for slots in (1, 64, 65, 100, 129, 400, 500):
+        assert kv.reserve(sequence, slots)
+        assert sequence.slab is not None
+        sequence.slab.grow(slots)
+        sizes.append(sequence.slab.kv.shape[3])
+        assert sequence.slab.kv.nbytes <= kv.used
+        kv.check_integrity()
+    assert sizes == [64, 64, 128, 128, 192, 448, 512]
+    small = Slab(CONFIG, 70, torch.float32, meta)
+    small.grow(65)
+    assert small.kv.shape[3] == 70  # never beyond the window and its probes
 
 
 def test_the_longest_unused_is_evicted_to_text() -> None:

@@ -1,8 +1,9 @@
 """KV memory: slabs, and the budget that they share.
 
 A slab is one contiguous range of virtual addresses, as long as the window. On a CPU the operating system pages it in as
-rows are written, so growth never copies and attention reads plain strided views: no page tables, no gathers. The budget
-counts what is written, or promised to a running task, whichever is more.
+rows are written, so growth never copies and attention reads plain strided views: no page tables, no gathers. A GPU's
+memory is given out whole: there a slab grows by a copy into a larger one. The budget counts what is written, or promised
+to a running task, whichever is more.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ MAX_PROBES = 64
 """Probes of one sequence in one step. Their KV stands in slots behind the text, which the next rows overwrite."""
 _MAP_NORESERVE = 0x4000
 _PAGE = mmap.PAGESIZE
+_GROWTH = 64
+"""Slots that a slab grows by on a GPU. Doubling would copy less, but hold up to twice what the budget counts; copying all
+of 8,000 tokens of 0.6B takes an H200 half a millisecond, once in 64 tokens."""
 _SPARE = 4
 """Freed slabs kept for the next text, with the memory that they had touched: saves the page faults of short texts."""
 
@@ -41,7 +45,7 @@ class Slab:
     def grow(self, slots: int) -> None:
         """Makes sure that the first `slots` slots can be written."""
         if self._device.type != "cpu" and slots > self.kv.shape[3]:
-            larger = self._empty(min(max(slots, 2 * self.kv.shape[3], 64), self._shape[3]))
+            larger = self._empty(min(-(-slots // _GROWTH) * _GROWTH, self._shape[3]))
             larger[:, :, :, : self.kv.shape[3]] = self.kv
             self.kv = larger
         self.written = max(self.written, slots)
@@ -80,7 +84,8 @@ class KVMemory:
         self._config, self._slots, self._dtype, self._device = config, slots, dtype, device
         self.bytes_per_slot = config.kv_values_per_token * dtype.itemsize
         # Pages fill as slots are written, one page per head and layer at a time.
-        self._slots_per_page = max(1, _PAGE // (config.head_dim * dtype.itemsize)) if device.type == "cpu" else 1
+        page = max(1, _PAGE // (config.head_dim * dtype.itemsize))
+        self._slots_per_page = page if device.type == "cpu" else _GROWTH
         self.budget = budget
         if budget < self.charge(min(64, slots)):
             raise SettingsError(

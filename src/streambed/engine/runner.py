@@ -9,7 +9,7 @@ import torch
 
 from streambed.engine.sequence import Step, Vectors
 from streambed.errors import SettingsError
-from streambed.model.attention import Span, plan
+from streambed.model.attention import Span, kernels, plan
 from streambed.model.qwen3 import Qwen3
 
 STEP_SECONDS = 0.1
@@ -75,7 +75,7 @@ class Runner:
         device, config = network.device, network.config
         attention = plan(spans, config.num_heads, config.num_kv_heads, network.dtype, device)
         self.padding += attention.padding
-        with torch.inference_mode():
+        with torch.inference_mode(), kernels():
             hidden = network.forward(
                 torch.tensor(ids, device=device),
                 torch.tensor(positions, device=device),
