@@ -92,10 +92,12 @@ def find_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
 
 
 def _download(model: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
+    # Offline, some releases (1.33) still ask for the list of files of a pinned commit, unless they are told not to.
+    local = constants.HF_HUB_OFFLINE
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=_HUB_FILES))
+        return Path(snapshot_download(model, revision=revision, allow_patterns=_HUB_FILES, local_files_only=local))
     except Exception as error:  # the library's HTTP and transfer layers have no common base of their own
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(f"{model!r}: cannot be fetched from the hub: {reason}") from error
