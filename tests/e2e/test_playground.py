@@ -123,9 +123,22 @@ def test_composition(server: Process, visit: Open) -> None:
     expect(page.locator("#revision")).to_have_text("2")
 
 
+def test_composition_on_a_phone(server: Process, visit: Open) -> None:
+    """Keyboards of phones compose every word: there what they show is text."""
+    page = visit(server, has_touch=True, is_mobile=True, viewport={"width": 390, "height": 800})
+    live(page)
+    page.locator("#text").tap()
+    input_method = page.context.new_cdp_session(page)
+    for proposed in ("h", "he", "hel"):
+        size = {"selectionStart": len(proposed), "selectionEnd": len(proposed)}
+        input_method.send("Input.imeSetComposition", {"text": proposed} | size)
+        shows(page, proposed)
+
+
 def test_difference(server: Process, visit: Open) -> None:
     """Changes make the new text of the old one, and cut no surrogate pair."""
     page = visit(server)
+    live(page)
     faults = page.evaluate(
         """async () => {
             const { difference, applied } = await import(new URL("difference.js", location.href));
@@ -356,6 +369,40 @@ def test_session_ends_with_the_page(server: Process, visit: Open) -> None:
     until(lambda: len(server.client.get("/v1/sessions").json()["data"]) < sessions)
 
 
+def test_going_back_finds_the_text(server: Process, visit: Open) -> None:
+    page = visit(server, expected="404")  # the other page has no icon
+    live(page)
+    page.locator("#text").fill("cats sleep most of the day")
+    shows(page, "cats sleep most of the day")
+    page.get_by_role("link", name="Server facts").click()
+    expect(page.locator("#text")).to_have_count(0)
+    page.go_back()
+    live(page)
+    is_exact(page, server, "cats sleep most of the day")
+
+
+def test_clearing_can_be_undone(server: Process, visit: Open) -> None:
+    page = visit(server)
+    live(page)
+    page.locator("#text").press_sequentially("kept")
+    page.get_by_role("button", name="Clear").click()
+    shows(page, "")
+    page.keyboard.press("Control+z")
+    is_exact(page, server, "kept")
+
+
+def test_own_texts_win_over_late_samples(server: Process, visit: Open) -> None:
+    page = visit(server)
+    page.route("**/samples.json", lambda route: (time.sleep(1), route.continue_()))
+    page.reload()
+    page.get_by_text("Search your own texts").click()
+    page.locator("#own-lines").fill("one\ntwo")
+    page.get_by_role("button", name="Use these lines").click()
+    expect(page.locator("#count")).to_have_text("2 texts")
+    page.wait_for_timeout(1500)
+    expect(page.locator("#count")).to_have_text("2 texts")
+
+
 def test_key(start: Start, visit: Open) -> None:
     """Asked for, refused if wrong, and nowhere to be found once it was taken."""
     server = start(STREAMBED_API_KEY="correct-horse")
@@ -392,9 +439,15 @@ def test_forget_key(start: Start, visit: Open) -> None:
     live(page)
     page.locator("#text").fill("kept on the page")
     shows(page, "kept on the page")
+    page.reload()  # the button is there for as long as the key is kept
+    live(page)
+    page.locator("#text").fill("kept on the page")
+    shows(page, "kept on the page")
     page.get_by_role("button", name="Forget the key").click()
     expect(page.get_by_label("API key")).to_be_focused()
     assert page.context.cookies() == []
+    headers = {"Authorization": "Bearer correct-horse"}
+    until(lambda: not server.client.get("/v1/sessions", headers=headers).json()["data"])
     page.get_by_label("API key").fill("correct-horse")
     page.keyboard.press("Enter")
     live(page)

@@ -37,6 +37,7 @@ async function request(path, method = "GET", body = undefined, signal = undefine
     if (error.name === "AbortError") throw error;
     throw new ApiError(0, "The server cannot be reached.");
   }
+  if (response.status === 401 && path[0] === "v") dispatchEvent(new Event("locked"));
   if (response.status === 204) return null;
   if (response.ok) return response.json();
   const { error } = await response.json().catch(() => ({})); // a proxy's error is a page

@@ -38,6 +38,7 @@ const connection = new Connection({
   connecting: () => status.show("connecting"),
   opened(facts) {
     set("model", `${facts.served_model_names[0]} · ${count(facts.dimensions)} dimensions · ${facts.dtype} · ${facts.device}`);
+    part("forget").hidden = !localStorage.keyed;
     stream.opened(facts);
     watches.use(facts);
     repost.use(facts);
@@ -49,6 +50,7 @@ const connection = new Connection({
   locked() {
     status.show("locked", stream.text ? "The server asks for its key again; your text is kept." : "");
     part("forget").hidden = true;
+    delete localStorage.keyed;
     keyForm.ask();
   },
 });
@@ -87,7 +89,8 @@ const editor = new Editor(part("text"), (text, at) => {
 });
 
 const keyForm = new KeyForm(part("key"), () => {
-  part("forget").hidden = false;
+  localStorage.keyed = 1; // the cookie itself cannot be seen
+  part("text").focus();
   connection.start();
 });
 
@@ -155,7 +158,6 @@ function sentence(words) {
 
 let example = 0;
 part("example").addEventListener("click", () => {
-  editor.set("");
   editor.type(EXAMPLES[example++ % EXAMPLES.length], TYPED_PER_SECOND);
 });
 part("long").addEventListener("click", () => editor.append((editor.text && "\n\n") + prose(LONG_WORDS)));
@@ -168,9 +170,13 @@ part("retry").addEventListener("click", () => {
   part("text").focus(); // the button goes away
 });
 part("forget").addEventListener("click", async () => {
-  connection.stop();
   stream.end();
+  connection.stop();
   await leave().catch(() => {});
+  connection.start();
+});
+addEventListener("locked", () => {
+  stream.closed();
   connection.start();
 });
 addEventListener("online", () => connection.hurry());
@@ -178,11 +184,12 @@ addEventListener("pagehide", () => {
   stream.end();
   connection.stop();
 });
-addEventListener("pageshow", (event) => event.persisted && location.reload());
+addEventListener("pageshow", () => {
+  if (editor.text) stream.write(editor.text, NaN); // what browsers give back
+  connection.start();
+});
 new ResizeObserver(drawAll).observe(document.querySelector("main"));
 
 watches.add("I want my money back", 0.5);
 watches.add("The server is down", 0.5);
-if (editor.text) stream.write(editor.text, NaN); // browsers give back what stood there before a reload
 drawAll();
-connection.start();

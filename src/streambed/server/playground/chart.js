@@ -9,7 +9,6 @@ const PAD = 8;
  * @typedef {object} Series
  * @property {string} colour a custom property of the page
  * @property {string} name for the description in words
- * @property {boolean} [filled]
  */
 
 /** Lines over the newest changes. */
@@ -43,10 +42,6 @@ export class Chart {
   add(values) {
     this.#rows.push(values);
     if (this.#rows.length > POINTS) this.#rows.shift();
-  }
-
-  clear() {
-    this.#rows = [];
   }
 
   draw() {

@@ -9,16 +9,16 @@ export class Editor {
   constructor(area, changed) {
     this.#area = area;
     this.#changed = changed;
-    area.addEventListener("compositionstart", () => (this.#composing = true));
+    area.addEventListener("compositionstart", () => (this.#composing = matchMedia("(pointer: fine)").matches));
     area.addEventListener("compositionend", (event) => {
       this.#composing = false;
       this.#tell(event.timeStamp);
     });
     area.addEventListener("input", (event) => {
       // What an input method shows while it asks is not text yet.
-      if (!this.#composing && !event.isComposing) this.#tell(event.timeStamp);
+      if (!this.#composing) this.#tell(event.timeStamp);
     });
-    area.addEventListener("keydown", () => this.stop());
+    for (const type of ["keydown", "beforeinput"]) area.addEventListener(type, () => this.stop());
   }
 
   /** Well-formed, since half a surrogate pair cannot travel; the places of everything else stay. */
@@ -29,8 +29,9 @@ export class Editor {
   /** @param {string} text */
   set(text) {
     this.stop();
-    this.#area.value = text;
-    this.#tell(performance.now());
+    this.#area.focus();
+    this.#area.select();
+    document.execCommand(text ? "insertText" : "delete", false, text); // unlike .value, can be undone
   }
 
   /** @param {string} text put at the end, and the caret after it */
@@ -44,6 +45,7 @@ export class Editor {
   /** Types as a person would, until something else is typed. @param {string} text @param {number} perSecond */
   type(text, perSecond) {
     this.stop();
+    this.#area.value = "";
     const characters = Array.from(text);
     let next = 0;
     this.#typing = setInterval(() => {

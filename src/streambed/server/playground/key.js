@@ -33,6 +33,6 @@ export class KeyForm {
   ask() {
     if (!this.#form.hidden) return;
     this.#form.hidden = false;
-    this.#input.focus();
+    if (!document.activeElement.value) this.#input.focus(); // not while somebody types
   }
 }

@@ -33,7 +33,7 @@ export class Map2D {
     this.#canvas = canvas;
     this.#colours = colours;
     this.#caption = caption;
-    canvas.addEventListener("pointermove", (event) => this.#show(this.#nearest(event.offsetX, event.offsetY)));
+    for (const type of ["pointermove", "click"]) canvas.addEventListener(type, (event) => this.#show(this.#nearest(event.offsetX, event.offsetY)));
     canvas.addEventListener("pointerleave", () => this.#show(-1));
     canvas.addEventListener("focus", () => this.#show(this.#best));
     canvas.addEventListener("blur", () => this.#show(-1));
@@ -163,8 +163,8 @@ export class Map2D {
 
   #pixel([x, y], width, height) {
     const { left, right, top, bottom } = this.#box;
-    const across = Math.max(0, Math.min(1, (x - left) / (right - left || 1)));
-    const down = Math.max(0, Math.min(1, (y - top) / (bottom - top || 1)));
+    const across = right > left ? Math.max(0, Math.min(1, (x - left) / (right - left))) : 0.5;
+    const down = bottom > top ? Math.max(0, Math.min(1, (y - top) / (bottom - top))) : 0.5;
     return [MARGIN + across * (width - 2 * MARGIN), MARGIN + down * (height - 2 * MARGIN)];
   }
 

@@ -11,7 +11,7 @@ export function figure(value) {
 }
 
 /** @param {number} value @returns {string} */
-export const score = (value) => value.toFixed(2);
+export const score = (value) => (Math.round(value * 100) / 100 + 0).toFixed(2); // no -0.00
 
 /** The median of the newest values. */
 export class RunningMedian {

@@ -34,7 +34,7 @@ export class Repost {
       this.draw();
     };
     for (const id of ["repost", "repost-cache"]) part(id).addEventListener("change", begin);
-    begin();
+    addEventListener("pageshow", begin); // browsers give the switch back
   }
 
   get #on() {
@@ -89,7 +89,7 @@ export class Repost {
       tally.values().forEach((value, k) => (cells[k + 1].textContent = value));
       this.#part(`bar-${name}`).style.transform = `scaleX(${(tally.median || 0) / slowest})`;
     }
-    this.#part("compare-words").textContent = this.#fault ? `The whole text was refused: ${this.#fault}` : this.#verdict();
+    this.#part("compare-words").textContent = this.#fault ? `No answer to the whole text: ${this.#fault}` : this.#verdict();
   }
 
   #verdict() {

@@ -25,6 +25,7 @@ export class Search {
   #length = 0;
   #changes = [];
   #order = null;
+  #source = null;
 
   /** @param {(id: string) => HTMLElement} part @param {import("./map.js").Map2D} map */
   constructor(part, map) {
@@ -83,8 +84,10 @@ export class Search {
 
   async #take(source) {
     this.#fault("");
+    this.#source = source;
     try {
-      await this.#load(await source());
+      const texts = await source();
+      if (source === this.#source) await this.#load(texts);
     } catch (error) {
       this.#fault(error instanceof BadTexts ? error.message : "The texts cannot be read.");
     }

@@ -45,11 +45,12 @@ export class Stream {
   #pending = [];
   #unknown = false;
   #held = false;
+  #told = false;
   #sleeping = false;
   #asked = new Map();
   #watches = [];
   #watched = [];
-  #limits = { max_frame_bytes: 1 << 20, max_characters: Infinity };
+  #limits = { max_frame_bytes: 1 << 20 };
   #credit = 65_536;
   #ids = 0;
   #createId = "";
@@ -79,7 +80,8 @@ export class Stream {
       return;
     }
     if (this.#held) {
-      this.#flow();
+      clearTimeout(this.#retry);
+      this.#held = false;
       if (!this.#attached) this.#create();
     }
     this.#sync();
@@ -106,6 +108,7 @@ export class Stream {
   closed() {
     this.#attached = this.#held = false;
     this.#createId = this.#updateId = "";
+    this.#watched = null;
     this.#asked.clear(); // what is sent later was not waited for since its keystroke
     this.#localAt = NaN;
     clearTimeout(this.#retry);
@@ -183,7 +186,7 @@ export class Stream {
     this.#limits = event.limits;
     this.#credit = Math.max(event.credit, 1024);
     this.#attached = true;
-    this.#held = false;
+    this.#held = this.#told = false;
     this.#connection.proved();
     this.#listener.attached(words);
     this.#listener.acknowledged(this.#base.revision, event.offset);
@@ -230,7 +233,7 @@ export class Stream {
     const newest = this.#pending.at(-1);
     const sent = newest ? newest.after : this.#base.text;
     const change = this.#unknown ? { start: 0, end: 0, text: this.#local } : difference(sent, this.#local);
-    if (!change) return;
+    if (!change) return this.#flow();
     const inFlight = this.#pending.reduce((sum, each) => sum + each.event.text.length, 0);
     if (this.#pending.length && inFlight + change.text.length > this.#credit) return; // the next acknowledgement comes here again
     const event = {
@@ -312,19 +315,18 @@ export class Stream {
   }
 
   #hold(kind, words, again) {
-    this.#held = true;
+    this.#held = this.#told = true;
     this.#listener.held(kind, words);
     clearTimeout(this.#retry);
     if (kind !== "overloaded") return;
     this.#retry = setTimeout(() => {
-      this.#flow();
+      this.#held = false;
       again();
     }, RETRY_MS);
   }
 
   #flow() {
-    clearTimeout(this.#retry);
-    this.#held = false;
-    this.#listener.flowing();
+    if (this.#told) this.#listener.flowing();
+    this.#told = false;
   }
 }
