@@ -63,7 +63,7 @@ class Access:
         outcome = "ok" if error is None else outcome_of(error)
         if status in (None, 499):  # nobody was there to hear it
             outcome = "cancelled"
-        lane = state.get("lane") or lanes_of(route)[0]
+        lane = "stream" if scope["type"] == "websocket" else state.get("lane") or lanes_of(route)[0]
         if scope["type"] == "http":
             self._metrics.request(route, lane, outcome)
         if route in _QUIET and outcome == "ok":
