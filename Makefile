@@ -11,7 +11,7 @@ setup: .venv/dev
 
 .venv/pip:
 	@echo "Streambed: making a virtual environment in .venv ..."
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Streambed needs Python 3.11 or newer")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Streambed needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	@touch $@
 
@@ -51,7 +51,7 @@ test: .venv/dev
 	$(BIN)/coverage report --include='*/streambed/text/*,*/streambed/engine/*,*/streambed/streams/*' --fail-under=95
 	$(BIN)/coverage report --skip-covered --fail-under=90
 
-# What a machine may lack (node, chromium, prometheus) is skipped, and said.
+# What a machine may lack (chromium, prometheus) is skipped, and said; npm it must have.
 test-all: .venv/integrations .venv/notebook .venv/e2e
 	$(BIN)/pytest -m 'slow or not slow' $(ARGS)
 

@@ -111,10 +111,22 @@ def test_more_texts_than_are_taken_at_a_time(embed: Embed, vectors: Any) -> None
 
 
 def test_no_texts(embed: Embed, tmp_path: Path) -> None:
-    assert rows(embed(input=b"")) == []
-    assert rows(embed(input=b"\n\n")) == []
+    for nothing in (b"", b"\n\n"):
+        result = embed(input=nothing)
+        assert rows(result) == []
+        assert result.stderr == "there were no texts\n"
     assert embed("--output", tmp_path / "none.npy", "--dimensions", "32", input=b"").exit_code == 0
     assert np.load(tmp_path / "none.npy").shape == (0, 32)
+
+
+def test_a_text_that_names_a_file(embed: Embed, tmp_path: Path) -> None:
+    """It is what was asked for, and most likely not what was meant."""
+    file = tmp_path / "texts.txt"
+    file.write_text("a\nb\n")
+    result = embed(file)
+    assert len(rows(result)) == 1
+    assert f"Did you mean --input {file}?" in result.stderr
+    assert embed("no file", "x" * 5000, "\0").stderr == ""
 
 
 # Where vectors go

@@ -18,7 +18,7 @@ from streambed.errors import RequestError
 @click.command()
 @click.argument("texts", nargs=-1)
 @click.option(
-    "--input", "-i", "inputs", multiple=True, help="File of texts, one a line, or .jsonl; - is standard input."
+    "--input", "-i", "inputs", multiple=True, help="File of texts, one a line (blank ones are left out), or .jsonl; - is standard input."
 )
 @click.option("--field", default="text", show_default=True, help="Field of a JSONL line that holds the text.")
 @click.option("--output", "-o", default="-", help="File to write: .jsonl or .npy; JSON lines on standard output.")
@@ -61,6 +61,8 @@ def embed(
     """
     if output != "-" and Path(output).suffix not in (".jsonl", ".npy"):
         raise click.UsageError(f"--output is {output!r}; a name ending in .jsonl or .npy is expected")
+    if files := [text for text in texts if _is_file(text)]:
+        click.echo(f"{files[0]} is a file; its name is embedded. Did you mean --input {files[0]}?", err=True)
     if not texts and not inputs:
         if sys.stdin.isatty():
             raise click.UsageError("give texts, --input, or something on standard input")
@@ -89,7 +91,8 @@ def embed(
                 documents = engine.divide([item.text for item in batch], prompt, long_input)
                 vectors = engine.embed_documents(documents, dimensions)
             except RequestError as error:
-                raise click.ClickException(f"{error} (counted from {batch[0].where})") from None
+                counted = f" (counted from {batch[0].where})" if (error.param or "").startswith("input") else ""
+                raise click.ClickException(f"{error}{counted}") from None
             long += sum(len(document.segments) > 1 or document.truncated for document in documents)
             if output.endswith(".npy"):
                 collected.append(vectors)
@@ -102,9 +105,18 @@ def embed(
         if output.endswith(".npy"):
             shape = (0, dimensions or engine.info.dimensions)
             np.save(out, np.concatenate(collected) if collected else np.empty(shape, dtype=np.float32))
+    if not index:
+        click.echo("there were no texts", err=True)
     if long:
         done = "merged from their segments" if long_input == "merge" else "truncated"
         click.echo(f"{long:,} of {index:,} texts were longer than the model's window, and {done}", err=True)
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, or a NUL
+        return False
 
 
 @contextlib.contextmanager

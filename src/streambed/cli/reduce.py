@@ -84,7 +84,7 @@ def fit(
         require(method)
     except ImportError as error:
         raise SettingsError(
-            f"this needs the extra [reduce]: pip install 'streambed-embeddings[reduce]' ({error})"
+            f"this needs the extra [reduce]: pip install --editable '.[reduce]' in the repository ({error})"
         ) from None
     from rich.console import Console
     from rich.progress import Progress
@@ -197,7 +197,7 @@ def draw(rows: list[Row], counts: list[int], target: Path) -> None:
     try:
         import matplotlib
     except ImportError:
-        raise SettingsError("a picture needs the extra [reduce]: pip install 'streambed-embeddings[reduce]'") from None
+        raise SettingsError("a picture needs matplotlib, which the extra [reduce] brings") from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -72,6 +72,8 @@ def stream(
     """
     from streambed.client.client import Client
 
+    if api_key is not None:
+        api_key = next(iter(api_key.split()), None)  # the variable may hold several, as for serve
     with Client(url, api_key=api_key) as client:
         lines = _read_lines(against) if against else []
         vectors = client.embed(lines, input_type="document", dimensions=dimensions) if lines else None

@@ -83,7 +83,7 @@ def find_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
     if is_directory and model:
         if revision is not None:
             raise CheckpointError(f"{path}: a local directory has no revisions; leave --revision out")
-        return _read(path.resolve().name, path)
+        return _read(path.resolve().name, path.absolute())
     if exists and model:
         raise CheckpointError(f"{path}: is a file; give the directory that holds config.json")
     if model.startswith((".", "~", os.sep)) or model.count("/") != 1:
@@ -100,6 +100,8 @@ def _download(model: str, revision: str | None) -> Path:
         return Path(snapshot_download(model, revision=revision, allow_patterns=_HUB_FILES, local_files_only=local))
     except Exception as error:  # the library's HTTP and transfer layers have no common base of their own
         reason = " ".join(str(error).split()) or type(error).__name__
+        if local:
+            reason = f"HF_HUB_OFFLINE is set, so only the local cache was looked at: {reason}"
         raise CheckpointError(f"{model!r}: cannot be fetched from the hub: {reason}") from error
 
 
