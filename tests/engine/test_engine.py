@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import streambed.engine.engine as engine_module
 from streambed import (
@@ -23,6 +24,7 @@ from streambed import (
     SettingsError,
     TooLarge,
 )
+from streambed.engine.kv import Slab
 from streambed.engine.sequence import Lane, Step
 from tests.checkpoints import VOCABULARY, make_checkpoint
 
@@ -277,6 +279,31 @@ def test_a_failed_step_is_told_and_survived(
         assert "memory" not in error.value.message
     assert engine.embed(["x"]).shape == (1, 64)
     assert engine.ready
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), OSError(12, "Cannot allocate memory")])
+def test_a_slab_that_gets_no_memory(
+    error: Exception, open_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_engine(max_batch_tokens=48)
+    back, failures = Slab.back, 2
+
+    def scarce(slab: Slab) -> None:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise error
+        back(slab)
+
+    monkeypatch.setattr(Slab, "back", scarce)
+    with engine.open_session("a text with KV") as session:
+        with pytest.raises(Internal) as caught:
+            session.embedding()
+        assert caught.value.out_of_memory
+        with pytest.raises(Internal):
+            engine.embed(["another " * 100])
+        engine.check_integrity()
+        assert session.embedding() @ engine.embed(["a text with KV"])[0] >= 0.99999
 
 
 @pytest.mark.parametrize("error", [AssertionError("a bug"), RuntimeError("for good")])

@@ -27,6 +27,7 @@ def filled(kv: KVMemory, slots: int) -> Sequence:
     assert kv.reserve(sequence, slots)
     assert sequence.slab is not None
     sequence.slab.grow(slots)
+    sequence.slab.back()
     sequence.ids = list(range(slots))
     kv.rest(sequence)
     kv.check_integrity()
@@ -40,11 +41,16 @@ def test_pages_come_when_written() -> None:
 
     config = Qwen3Config(100, 64, 96, 28, 16, 8, 128, 32768, 1e-6, 1e6, False)
     slab = Slab(config, 32768, torch.bfloat16, CPU)
+    assert slab.kv.nbytes == 0
+    slab.grow(16)
+    slab.back()
     before = resident()
     assert slab.kv.nbytes > 3 << 30
     slab.kv[:, :, :, :16] = 1
     assert resident() - before < 8 << 20
     copy = Slab(config, 32768, torch.bfloat16, CPU)
+    copy.grow(16)
+    copy.back()
     copy.copy(slab, 4, 16)
     assert copy.kv[27, 1, 7, 4:16].eq(1).all()
     assert copy.kv[27, 1, 7, :4].eq(0).all()
@@ -60,12 +66,14 @@ def test_elsewhere_a_slab_holds_what_the_budget_counts() -> None:
         assert kv.reserve(sequence, slots)
         assert sequence.slab is not None
         sequence.slab.grow(slots)
+        sequence.slab.back()
         sizes.append(sequence.slab.kv.shape[3])
         assert sequence.slab.kv.nbytes <= kv.used
         kv.check_integrity()
     assert sizes == [64, 64, 128, 128, 192, 448, 512]
     small = Slab(CONFIG, 70, torch.float32, meta)
     small.grow(65)
+    small.back()
     assert small.kv.shape[3] == 70  # never beyond the window and its probes
 
 

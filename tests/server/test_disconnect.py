@@ -137,3 +137,24 @@ def test_a_hundred_clients_that_leave_at_any_point(slow: Live) -> None:
     assert slow.client.get("/readyz").status_code == 200
     slow.engine.evict()
     assert not slow.engine._kv._paid, "no memory was lost on the way"
+
+
+def test_a_text_of_many_windows_whose_client_left(slow: Live) -> None:
+    """It is divided no further, and holds up no other large one."""
+    text = " ".join(f"word{number % 977}" for number in range(200_000))
+    with slow.connect() as connection:
+        connection.sendall(request(slow, input=text, timeout_ms=600_000))
+        time.sleep(0.5)
+    started = time.monotonic()
+    reply = slow.post("a " * 70_000, timeout_ms=20_000, long_input="truncate")
+    assert reply.status_code in (200, 504)
+    assert time.monotonic() - started < 60, "a limit for hangs: the first one would take minutes"
+
+
+def test_waiting_behind_a_large_text_has_a_deadline(slow: Live) -> None:
+    text = " ".join(f"word{number % 977}" for number in range(200_000))
+    with slow.connect() as connection:
+        connection.sendall(request(slow, input=text, timeout_ms=600_000))
+        time.sleep(0.5)
+        reply = slow.post("a " * 70_000, timeout_ms=300)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (504, "deadline")

@@ -356,14 +356,14 @@ class Engine:
         prompt: str = "",
         long_input: LongInput = "error",
         overlap: int = 0,
-        deadline: float | None = None,
+        expired: Callable[[], bool] = lambda: False,
     ) -> list[Document]:
         """Each text under a prompt as segments that fit in the window: one, unless it is long and to be merged.
 
-        deadline: time.monotonic() after which dividing is given up.
+        expired: whether to give up, asked after each segment.
 
         Raises:
-            DeadlineExceeded: it has passed.
+            DeadlineExceeded: `expired` said so.
             InvalidRequest: a text has a lone surrogate.
             TooLarge: a text is too long, and to be refused. What is hopelessly long is refused before it costs anything.
         """
@@ -395,7 +395,7 @@ class Engine:
                 parts = []
                 for segment in segments(self.splits, prompt, text, most, overlap):
                     parts.append(segment)
-                    if deadline is not None and time.monotonic() >= deadline:
+                    if expired():
                         raise DeadlineExceeded("the deadline passed while the text was divided")
                 documents.append(Document(parts, before))
             else:
@@ -496,14 +496,10 @@ class Engine:
         self._post([task])
         return task.future
 
-    def submit_segments(
-        self, sequence: Sequence, texts: Sequence_[list[int]], prompt_tokens: int
-    ) -> list[Future[Embedding]]:
+    def submit_segments(self, sequence: Sequence, texts: Sequence_[list[int]]) -> list[Future[Embedding]]:
         """Brings a session's sequence to each of these ids in turn, with a probe at each end. All are queued, or none."""
         now = time.monotonic()
-        tasks = [
-            Task(sequence, ids, (len(ids),), Lane.STREAM, now, behind=min(prompt_tokens, len(ids))) for ids in texts
-        ]
+        tasks = [Task(sequence, ids, (len(ids),), Lane.STREAM, now) for ids in texts]
         self._post(tasks)
         return [task.future for task in tasks]
 
@@ -668,7 +664,7 @@ class Engine:
         started = time.monotonic()
         try:
             vectors = self._runner.run(step)
-        except (RuntimeError, MemoryError) as error:  # the device's: out of memory, a failed kernel
+        except (RuntimeError, MemoryError, OSError) as error:  # the device's: out of memory, a failed kernel
             self._failures += 1
             logger.error("a step of %d rows failed: %s", step.rows, type(error).__name__, exc_info=error)
             if self._failures >= MAX_FAILURES:

@@ -39,16 +39,23 @@ class Slab:
         self._shape = (config.num_layers, 2, config.num_kv_heads, slots, config.head_dim)
         self._dtype, self._device = dtype, device
         self.written = 0
-        """Slots that have been backed by memory: they are paid for until the slab goes."""
-        self.kv = self._map() if device.type == "cpu" else self._empty(0)
+        """Slots that are, or are about to be, backed by memory: they are paid for until the slab goes."""
+        self.kv = self._empty(0)
 
     def grow(self, slots: int) -> None:
-        """Makes sure that the first `slots` slots can be written."""
-        if self._device.type != "cpu" and slots > self.kv.shape[3]:
-            larger = self._empty(min(-(-slots // _GROWTH) * _GROWTH, self._shape[3]))
+        """Says that the first `slots` slots are about to be written. Takes no memory: scheduling cannot fail."""
+        self.written = max(self.written, slots)
+
+    def back(self) -> None:
+        """Takes the memory for what is about to be written; a step does it. Raises torch.OutOfMemoryError, OSError."""
+        if self.written <= self.kv.shape[3]:
+            return
+        if self._device.type == "cpu":
+            self.kv = self._map()
+        else:
+            larger = self._empty(min(-(-self.written // _GROWTH) * _GROWTH, self._shape[3]))
             larger[:, :, :, : self.kv.shape[3]] = self.kv
             self.kv = larger
-        self.written = max(self.written, slots)
 
     def copy(self, source: Slab, start: int, stop: int) -> None:
         self.kv[:, :, :, start:stop] = source.kv[:, :, :, start:stop]

@@ -42,7 +42,12 @@ class Runner:
         return 1.0 + context * self._context_cost
 
     def run(self, step: Step) -> Vectors:
-        """Copies, computes, and returns the hidden states of the step's probes in their order: float32 [probes, hidden]."""
+        """Copies, computes, and returns the hidden states of the step's probes in their order: float32 [probes, hidden].
+
+        Raises RuntimeError, MemoryError or OSError where the device fails, or has not the memory.
+        """
+        for target in step.slabs:
+            target.back()
         for copy in step.copies:
             copy.target.copy(copy.source, copy.start, copy.stop)
         ids: list[int] = []

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from streambed.errors import StreambedError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from streambed.engine.kv import Slab
 
 Vectors = NDArray[np.float32]
@@ -154,6 +156,12 @@ class Step:
 
     runs: list[Run] = field(default_factory=list)
     copies: list[Copy] = field(default_factory=list)
+
+    @property
+    def slabs(self) -> Iterator[Slab]:
+        """Where it writes."""
+        yield from (copy.target for copy in self.copies)
+        yield from (run.slab for run in self.runs if run.slab is not None)
 
     @property
     def rows(self) -> int:

@@ -283,8 +283,7 @@ class Session:
                     break
             if not text[part.start : part.end].isspace():
                 parts.append(part)
-        prompt_tokens = len(engine.tokenizer.encode(self._prompt)) if self._prompt else 0
-        futures = engine.submit_segments(self._sequence, [part.ids for part in parts], prompt_tokens)
+        futures = engine.submit_segments(self._sequence, [part.ids for part in parts])
         self._tokenizer.set(text[rest:], limit)
         for part, future in zip(parts, futures, strict=True):
             start, end = first + part.start, first + part.end

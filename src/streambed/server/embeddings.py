@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -54,15 +55,17 @@ class Embeddings:
         self._names = names
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="streambed-text")
         self._large = asyncio.Lock()
+        self._closing = False
 
     def close(self) -> None:
+        self._closing = True
         self._pool.shutdown(cancel_futures=True)
 
     async def create(self, request: Request) -> Response:
         """Embeds the inputs. A client that leaves cancels what has not run."""
 
-        def prepare(asked: EmbeddingsRequest, deadline: float) -> _Inputs:
-            inputs = self._divide(asked, deadline)
+        def prepare(asked: EmbeddingsRequest, expired: Callable[[], bool]) -> _Inputs:
+            inputs = self._divide(asked, expired)
             inputs.wanted  # noqa: B018 - computed here, off the event loop
             return inputs
 
@@ -92,19 +95,27 @@ class Embeddings:
         self,
         request: Request,
         kind: type[Asked],
-        prepare: Callable[[Asked, float], Prepared],
+        prepare: Callable[[Asked, Callable[[], bool]], Prepared],
         submit: Callable[..., list[Future[Embedding]]],
         write: Callable[[Asked, Form, Prepared, list[Embedding]], bytes],
     ) -> Response:
         """What both have in common: parse, tokenise, compute, write, each within the deadline."""
         started = time.monotonic()
         body = await request.body()
-        asked = await self._work(lambda: parse(kind, body), len(body))
+        asked = await self._work(lambda: parse(kind, body))
         self._check_model(asked.model)
         request.state.lane = asked.priority
         form = self._reducers.form(asked.dimensions, asked.encoding_format, asked.reducer)
         deadline = started + (asked.timeout_ms / 1000 if asked.timeout_ms else self._settings.timeout)
-        prepared = await self._work(lambda: prepare(asked, deadline), len(body))
+        gone = threading.Event()
+
+        def expired() -> bool:
+            return gone.is_set() or self._closing or time.monotonic() >= deadline
+
+        work = self._work(lambda: prepare(asked, expired), len(body), deadline)
+        prepared = await (work if len(body) <= LARGE_BODY else _attended(request, work, gone))
+        if prepared is None:
+            return Response(status_code=499)  # nobody reads it
         tokenized = time.monotonic()
         if tokenized >= deadline:
             raise DeadlineExceeded("the deadline passed while the text was tokenised")
@@ -134,7 +145,7 @@ class Embeddings:
     async def tokenize(self, request: Request) -> Response:
         """Token ids of each input as `/v1/embeddings` sees it: prompt, text, and the end token."""
         body = await request.body()
-        asked = await self._work(lambda: parse(TokenizeRequest, body), len(body))
+        asked = await self._work(lambda: parse(TokenizeRequest, body))
         if asked.model is not None:
             self._check_model(asked.model)
 
@@ -163,7 +174,7 @@ class Embeddings:
         if model not in self._names:
             raise NotFound(f"no such model here; this server has {', '.join(self._names)}", "model")
 
-    def _divide(self, asked: EmbeddingsRequest, deadline: float) -> _Inputs:
+    def _divide(self, asked: EmbeddingsRequest, expired: Callable[[], bool]) -> _Inputs:
         engine = self._engine
         prompt = engine.prompt(asked.instruction, asked.prompt_name, asked.input_type)
         inputs = parse_input(asked.input, self._settings.accept_token_ids, engine.tokenizer.size)
@@ -171,7 +182,7 @@ class Embeddings:
         texts = [text for text in inputs if isinstance(text, str)]
         if not texts:
             return self._divide_ids(asked, prompt, [ids for ids in inputs if not isinstance(ids, str)], long_input)
-        documents = engine.divide(texts, prompt, long_input, asked.overlap, deadline)
+        documents = engine.divide(texts, prompt, long_input, asked.overlap, expired)
         hashes: list[list[str | None]] = []
         if asked.segments or asked.known_segments is not None:
             for text, document in zip(texts, documents, strict=True):
@@ -190,7 +201,7 @@ class Embeddings:
             documents.append(Document([Segment(0, 0, cut)], len(start), truncated=len(cut) < len(whole)))
         return _Inputs(documents, [], frozenset())
 
-    def _cut(self, asked: PrefixesRequest, deadline: float) -> Beginnings:
+    def _cut(self, asked: PrefixesRequest, expired: Callable[[], bool]) -> Beginnings:
         engine, text, unit = self._engine, asked.input, asked.offset_unit
         if asked.offsets is not None and "every" in asked.model_fields_set:
             raise InvalidRequest("every and offsets exclude each other; give one of them", "offsets")
@@ -212,12 +223,19 @@ class Embeddings:
         beginnings.passes  # noqa: B018 - computed here, off the event loop
         return beginnings
 
-    async def _work(self, work: Callable[[], Result], size: int = 0) -> Result:
+    async def _work(self, work: Callable[[], Result], size: int = 0, deadline: float | None = None) -> Result:
         loop = asyncio.get_running_loop()
         if size <= LARGE_BODY:
             return await loop.run_in_executor(self._pool, work)
-        async with self._large:  # one at a time, so that short texts always find a thread
+        try:  # one at a time, so that short texts always find a thread
+            async with asyncio.timeout(deadline and deadline - time.monotonic()):
+                await self._large.acquire()
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed while other large texts were tokenised") from None
+        try:
             return await loop.run_in_executor(self._pool, work)
+        finally:
+            self._large.release()
 
 
 @dataclass(frozen=True)
@@ -325,6 +343,19 @@ async def _wait(request: Request, futures: list[Future[Embedding]], until: float
         gone.cancel()
         for result in results:
             result.cancel()
+
+
+async def _attended(request: Request, work: Coroutine[Any, Any, Result], gone: threading.Event) -> Result | None:
+    """What comes of `work`; None where the client left, of which `gone` tells those who compute."""
+    done, left = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
+    try:
+        both: set[asyncio.Future[Any]] = {done, left}
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        return done.result() if done.done() else None
+    finally:
+        gone.set()
+        done.cancel()
+        left.cancel()
 
 
 async def _disconnected(request: Request) -> None:
