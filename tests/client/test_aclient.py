@@ -8,6 +8,7 @@ import json
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from streambed.errors import (
 )
 from streambed.settings import Settings
 from streambed.streams import registry
+from streambed.streams.journal import Journal
 from streambed.streams.protocol import Limits
 from streambed.vectors.reducers import Card, Reducer
 from tests.client.conftest import Proxy, agree
@@ -1004,6 +1006,39 @@ def test_the_client_needs_no_torch() -> None:
 
 
 # Texts beyond the window, and reducers
+
+
+def test_a_late_last_embedding_hides_none_that_is_newer(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of a segment waits for the disk, and the next segment's first does not."""
+    commit = Journal._commit
+
+    def slow(journal: Journal, batch: list[Any]) -> None:
+        time.sleep(0.3)
+        commit(journal, batch)
+
+    live = serve(Settings(drain=5.0, journal=str(tmp_path / "journal")))
+    text = " ".join(f"The brook number {number} runs to the sea." for number in range(60))
+
+    async def main() -> None:
+        async with AsyncClient(live.url) as client, client.open_stream(overflow="segment", emit="append") as stream:
+            await stream.append("x ")
+            await stream.flush()
+            monkeypatch.setattr(Journal, "_commit", slow)
+            await stream.append(text[:1200])
+            await asyncio.sleep(1)
+            await stream.append(text[1200:])
+            await stream.flush()
+            await asyncio.sleep(1)
+            found: list[tuple[int, int, bool]] = []
+            while not found or found[-1][1] < stream.offset:
+                event = await anext(stream)
+                assert isinstance(event, Emitted)
+                found.append((event.segment, event.offset, event.final))
+            assert any(final for *_, final in found)
+
+    run(main())
 
 
 def test_segments_come_to_who_iterates(live: Live, whole: Whole) -> None:

@@ -589,6 +589,8 @@ def test_late_refusal(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
         assert [code(event := wire.receive()) for _ in range(2)] == ["storage_full"] * 2
         assert event["revision"] == 1
         assert {each["event_id"] for each in wire.events[-2:]} == {two, three}
+        metrics = live.client.get("/metrics").text
+        assert 'streambed_events_total{outcome="storage_full",type="input_text.append"} 2.0' in metrics
         live.errors.clear()
         gate.wait()  # the transaction that refuses "three"; meanwhile the client goes on
         ids = [wire.send("input_text.append", session=session, text=text) for text in ("4", "5")]
@@ -957,6 +959,31 @@ def test_segments_survive(local: Local) -> None:
             assert (done["segment"], done["start"], done["offset"]) == (ack["segment"], ack["start"], ack["offset"])
             start = len(whole.encode("utf-16-le")[: 2 * ack["start"]].decode("utf-16-le"))
             check_vector(live, whole[start:], done["embedding"])
+
+
+def test_segments_stay_as_a_smaller_window_ended_them(local: Local, engine: Engine, journal: Path) -> None:
+    text = " ".join(f"The brook number {number} runs to the sea." for number in range(30))
+    with Wire(local.start().port) as wire:
+        created = wire.create(overflow="segment")
+        assert wire.change("append", created["session"], text=text)["segment"] == 0
+    local.stop()
+    config = engine.checkpoint.config
+    memory = 256 * 2 * 2 * config.num_kv_heads * config.head_dim * 4
+    with Engine.load(str(engine.checkpoint.directory), dtype="float32", max_batch_tokens=48, kv_memory=memory) as small:
+        after = Local(small, journal)
+        windows = []
+        for start in range(3):
+            with Wire(after.start().port) as wire:
+                resumed = wire.resume(created)
+                windows.append((resumed["segment"], resumed["start"]))
+                if not start:
+                    at = resumed["start"]
+                    edit = {"start": at, "end": at + 12, "text": "; \n\nZZZ. Y\n\n"}
+                    ack = wire.change("replace", created["session"], **edit)
+                    windows = [(ack["segment"], ack["start"])]
+            after.stop()
+        assert windows[0][0] >= 1
+        assert len(set(windows)) == 1
 
 
 def test_limit_of_sessions_counts_recovered_ones(local: Local) -> None:

@@ -44,6 +44,23 @@ def test_every_character_is_in_an_embedding(peer: Peer, live: Live, instruction:
             assert is_of(live, event, text[event["start"] : event["offset"]], instruction)
 
 
+def test_spaces_before_the_text_belong_to_no_segment(peer: Peer, live: Live) -> None:
+    """They may be left behind before any segment has ended; what is told of a vector is what it is of all the same."""
+    text = "\n\n    " + " ".join(f"The brook {number} runs." for number in range(120))
+    session = peer.create(overflow="segment")["session"]
+    segment, tokens = 0, 0
+    for at in range(0, len(text), 3):
+        ack = peer.ask("input_text.append", session=session, text=text[at : at + 3])
+        if ack["tokens"] < tokens or ack["tokens"] > live.engine.info.max_tokens - 8:
+            done = peer.ask("embedding.create", session=session)
+            if done["type"] == "error":  # spaces alone stand in a segment yet
+                continue
+            assert (done["start"], done["segment"]) == (ack["start"], ack["segment"])
+            assert is_of(live, done, text[done["start"] : done["offset"]])
+        segment, tokens = ack["segment"], ack["tokens"]
+    assert segment >= 1
+
+
 def test_it_is_announced_and_off_by_default(peer: Peer, live: Live) -> None:
     created = peer.create()
     assert created["overflow"] == "error"

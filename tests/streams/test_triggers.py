@@ -73,6 +73,7 @@ def test_a_pause_begins_anew_with_each_change() -> None:
     assert not trigger.wants_probe(10.5)
     assert trigger.wake_at() == 10.25 + 0.3
     assert trigger.wants_probe(10.25 + 0.3)
+    assert trigger.due == 10.25 + 0.3, "whoever pauses does not wait"
     trigger.probed(True, 10.6)
     assert trigger.wake_at() is None
 
@@ -99,6 +100,7 @@ def test_a_sentence_end_that_was_not_emitted_yet_is_not_forgotten() -> None:
     assert not trigger.wants_probe(10.25)
     assert trigger.wake_at() == 11.0
     assert trigger.wants_probe(11.0)
+    assert trigger.due == 11.0
 
 
 def test_looking_for_watches_does_not_use_up_the_emission() -> None:

@@ -506,8 +506,8 @@ class AsyncStream:
                     self._answer(event_id, refusal)
                 if isinstance(result, Triggered) or (isinstance(result, Emitted) and result.final):
                     self._kept.append(result)
-                    if isinstance(result, Emitted):
-                        self._emitted = None  # of the same segment, and older
+                    if isinstance(result, Emitted) and self._emitted and self._emitted.segment <= result.segment:
+                        self._emitted = None  # older; that of a later segment waits for no disk and may have come first
                 elif isinstance(result, Emitted):
                     self._emitted = result
                 elif isinstance(result, tuple):

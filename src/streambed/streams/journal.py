@@ -198,6 +198,7 @@ class Journal:
         """One transaction. All are told that they are on disk, or that they are not."""
         started = time.monotonic()
         revisions = dict(self._revisions)
+        failed = False
         erasing = self._unerased | {item.entry.session for item in batch if isinstance(item.entry, Erase)}
         try:
             if self._connection is None:
@@ -213,6 +214,7 @@ class Journal:
             self._revisions = revisions
         except Exception as error:  # noqa: BLE001 - whatever it was, those who wait must hear that nothing was written
             # After a failed sync nobody knows what the file holds, so it is opened and read anew before more is written.
+            failed = True
             self._disconnect()
             self._log(error, quiet=not batch)
             for item in batch:
@@ -225,7 +227,8 @@ class Journal:
                 erasing = set()
         self._unerased = erasing
         if batch:
-            self.on_commit(len(batch), sum(item.error is not None for item in batch), time.monotonic() - started)
+            refused = len(batch) if failed else sum(item.error is not None for item in batch)
+            self.on_commit(len(batch), refused, time.monotonic() - started)
         for item in batch:
             item.done(item.error)
 

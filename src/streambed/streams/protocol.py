@@ -212,8 +212,8 @@ class Probe:
     """Where what it is of begins, in the session's unit."""
     final: bool = False
     """Whether it is a segment's last."""
-    changed: float = 0.0
-    """When the text last changed before it."""
+    wanted: float = 0.0
+    """Since when it was wanted: asked for, or due by the session's rules."""
     result: Result | RequestError | None = None
     ended: float = 0.0
 
@@ -287,6 +287,7 @@ class Protocol:
         self._acked_text: str | None = None  # kept while something is not on disk
         self._start = self._count(self.document.text[: self.document.start])
         self._acked_window, self._acked_start = self._window, self._start
+        self._started = self._window  # that `_start` is of
         self._endings: deque[Probe] = deque()
         """Kept until a client has taken them."""
         self._applied: deque[_Applied] = deque()
@@ -300,8 +301,8 @@ class Protocol:
         self._last: Vector | None = None  # that was sent to the socket
         self._emitted: Vector | None = None  # that was sent to it unasked
         self._seen: tuple[Vector, Probe] | None = None  # the last, sent or not
-        self._since_snapshot = [0, 0]
-        self._changed = self.now
+        # A restart may have divided the text for a smaller window: the journal hears of it with the next change.
+        self._since_snapshot = [SNAPSHOT_CHANGES if self.options.overflow == "segment" else 0, 0]
         self._tokens = self.document.num_tokens
         self.queued = 0
         """Characters of changes that wait to be applied, as whoever keeps them says."""
@@ -481,6 +482,7 @@ class Protocol:
         edited = any(change.first_edit for change in self._applied)
         self.document.restore(self._acked_text, *self._acked_window)
         self.revision, self._offset, self._start = self.acked, self.acked_offset, self._acked_start
+        self._started = self._window
         for ending in [ending for ending in self._endings if ending.revision > self.revision]:
             ending.snapshot.future.cancel()
             self._endings.remove(ending)
@@ -634,19 +636,18 @@ class Protocol:
         edited = start < length and not self.edited
         self.edited = self.edited or edited
         self.revision += 1
-        self._changed = now
         self._offset += self._count(text) - self._count(before[start:end])
         self.digests.append(digest)
         self._trigger.change(before[max(start - 16, 0) : start], text, now)
         self._tokens = self.document.num_tokens
-        ended = self._end_segments(now)
+        moved = self._end_segments(now)
         if not self.durable:
             self.acked, self.acked_offset = self.revision, self._offset
             self._acked_window, self._acked_start = self._window, self._start
         else:
             if not self._applied:
                 self._acked_text = before
-            snapshot = self._snapshot(text, anyway=ended)
+            snapshot = self._snapshot(text, anyway=moved)
             commit = Commit(self.revision, start, end, text, digest, self.edited, snapshot, self._window)
             self._applied.append(_Applied(commit, self._offset, self._start, edited))
             self._unacked += len(text)
@@ -654,24 +655,28 @@ class Protocol:
         self._owe(self.revision, client, event.event_id)
 
     def _end_segments(self, now: float) -> bool:
-        """Waits for the last embeddings of segments that the text has outgrown. False where there are none."""
+        """Waits for the last embeddings of segments that the text has outgrown. Whether another one grows now."""
         ended = self.document.take_ended()
         text, at, place = self.document.text if ended else "", 0, 0
         for each in ended:
             place += self._count(text[at : each.start])
             start, at = place, each.end
             place += self._count(text[each.start : each.end])
-            probe = Probe(each, self.revision, place, each.tokens, now, segment=each.number, start=start, final=True)
+            probe = Probe(
+                each, self.revision, place, each.tokens, now, segment=each.number, start=start, final=True, wanted=now
+            )
             self._endings.append(probe)
             self._effects.append(probe)
         while len(self._endings) > MAX_ENDINGS:
             self._endings.popleft().snapshot.future.cancel()
-        if ended:
-            self._start = self._count(text[: self.document.start])
-            if self._automatic is not None:  # of a segment that goes on no more
-                self._automatic.snapshot.future.cancel()
-                self._automatic = None
-        return bool(ended)
+        if ended and self._automatic is not None:  # of a segment that goes on no more
+            self._automatic.snapshot.future.cancel()
+            self._automatic = None
+        moved = self._window != self._started  # leading spaces may have been left behind, without an end
+        if moved:
+            self._start = self._count(self.document.text[: self.document.start])
+            self._started = self._window
+        return moved
 
     def _place(self, event: Change) -> tuple[int, int, str] | None:
         """Which code points the change replaces by what; None where the text holds it already."""
@@ -766,7 +771,7 @@ class Protocol:
         except RequestError:
             self._trigger.postpone(now)  # too much work waits; the next tick tries again
             return
-        probe.emitting = emitting
+        probe.emitting, probe.wanted = emitting, self._trigger.due
         self._trigger.probed(emitting, now)
         self._automatic = probe
         self._effects.append(probe)
@@ -781,7 +786,7 @@ class Protocol:
         tokens = self.document.num_tokens
         snapshot = self.document.probe(deadline)
         probe = Probe(snapshot, self.revision, self._offset, tokens, now, client, event_id)
-        probe.segment, probe.start, probe.changed = self.document.segment, self._start, self._changed
+        probe.segment, probe.start, probe.wanted = self.document.segment, self._start, now
         return probe
 
     def _emit(self, probe: Probe) -> None:

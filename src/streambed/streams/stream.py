@@ -109,6 +109,8 @@ class Stream:
         self._session: Session | None = None
         self._protocol: Protocol | None = None
         self._work: deque[_Work] = deque()
+        self._uncommitted: deque[tuple[int, str]] = deque()
+        """Revision and type of changes whose outcome the journal decides."""
         self._queued = 0  # characters of changes that are not applied yet
         self._refusals: list[Send] = []
         self._busy: asyncio.Task[None] | None = None
@@ -439,10 +441,17 @@ class Stream:
             if isinstance(event, EmbeddingCreate):
                 protocol.embed(event, client, now, deadline)
             else:
+                before = protocol.revision
                 protocol.change(event, client, now)
-                observer.event(event.type, "ok")
+                if protocol.durable and protocol.revision > before:
+                    self._uncommitted.append((protocol.revision, event.type))
+                else:
+                    observer.event(event.type, "ok")
         except RequestError as error:
             observer.event(event.type, error.code)
+            raise
+        except Exception:
+            observer.event(event.type, Internal.code)
             raise
 
     def _open(self) -> None:
@@ -561,10 +570,15 @@ class Stream:
 
     def _committed(self, loop: asyncio.AbstractEventLoop, commit: Commit, error: StorageFull | None) -> None:
         def work() -> None:
+            protocol = self._opened()
             if error is None:
-                self._opened().committed(commit)
+                protocol.committed(commit)
+                done, outcome = commit.revision, "ok"
             else:
-                self._opened().storage_failed(commit, error, time.monotonic())
+                protocol.storage_failed(commit, error, time.monotonic())
+                done, outcome = max((revision for revision, _ in self._uncommitted), default=0), error.code
+            while self._uncommitted and self._uncommitted[0][0] <= done:
+                self._host.observer.event(self._uncommitted.popleft()[1], outcome)
 
         # To take changes back is to tokenise the whole text.
         _soon(loop, self._run, _Work(work, heavy=error is not None))
@@ -578,10 +592,8 @@ class Stream:
             result: Embedding | RequestError
             if error is None:
                 result, outcome = future.result(), "ok"
-                since = probe.asked if probe.client is not None or probe.final else probe.changed
-                self._host.observer.probed(
-                    time.monotonic() - since, probe.tokens + 1, result.cached_tokens, result.computed_tokens
-                )
+                seconds = time.monotonic() - probe.wanted
+                self._host.observer.probed(seconds, probe.tokens + 1, result.cached_tokens, result.computed_tokens)
             else:
                 result = error if isinstance(error, RequestError) else Internal("computing this text failed")
                 outcome = "out_of_memory" if result.out_of_memory else result.code

@@ -97,6 +97,13 @@ class Trigger:
         self._probed = max(self._probed, now - self.emit.min_interval_ms / 1000 + _AGAIN_SECONDS)
 
     @property
+    def due(self) -> float:
+        """Since when the probe has been wanted that `wants_probe` asks for."""
+        wake = self.wake_at()
+        assert wake is not None, "it is wanted"
+        return max(self._changed, wake)
+
+    @property
     def _allowed(self) -> float:
         return self._probed + self.emit.min_interval_ms / 1000
 
