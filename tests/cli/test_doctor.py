@@ -131,6 +131,26 @@ def test_bfloat16_on_a_processor_without_it(doctor: Doctor, monkeypatch: pytest.
     assert all(found["exactness", name][0] == "ok" for name in EXACTNESS)
 
 
+def test_files_that_serve_would_refuse(doctor: Doctor, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    found = findings(
+        doctor("--json", STREAMBED_JOURNAL=str(tmp_path / "none/x.db"), STREAMBED_REDUCER=f"small={tmp_path / 'empty'}")
+    )
+    status, detail = found["files", "journal"]
+    assert (status, "serve would not start" in detail) == ("FAIL", True)
+    assert found["files", "reducer small"][0] == "FAIL"
+    found = findings(doctor("--json", STREAMBED_JOURNAL=str(tmp_path / "x.db")))
+    assert found["files", "journal"] == ("ok", str(tmp_path / "x.db"))
+    assert not (tmp_path / "x.db").exists()
+    assert findings(doctor("--json", STREAMBED_JOURNAL=str(tmp_path)))["files", "journal"][0] == "FAIL"
+
+
+def test_a_budget_for_64_tokens(doctor: Doctor) -> None:
+    """Its canonical texts are longer than that, which is no fault of the model's."""
+    found = findings(doctor("--json", "--model", "builtin", "--kv-memory", "400KiB"))
+    assert found["canonical", "vectors"][0] == "ok"
+
+
 def test_small_window(doctor: Doctor, tmp_path: Path) -> None:
     """Nothing fails for want of room."""
     for window, status in ((16, "note"), (64, "ok")):
