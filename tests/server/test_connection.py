@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 
 import httpx
 import pytest
 import uvicorn
+import websockets.exceptions
 
 from streambed import Engine
 from streambed.server import connection
 from streambed.server.app import create_app
 from streambed.server.connection import Connection
 from streambed.settings import Settings
-from tests.server.conftest import Serve, read_all
+from tests.server.conftest import Serve, Servers, read_all, until
 from tests.server.test_socket import open_peer
 
 
@@ -97,3 +99,67 @@ def test_socket_on_a_connection_that_was_used_before(serve: Serve, monkeypatch: 
         time.sleep(1.3)
         client.sendall(b"\x81\x80\x00\x00\x00\x00")  # an empty text frame
         assert b"invalid_request" in client.recv(65536)
+
+
+@pytest.mark.parametrize(
+    "more", [b"Content-Length: 1", b"Transfer-Encoding: chunked", b"X: " + b"y" * 9000, b"\r\n".join([b"X: y"] * 140)]
+)
+def test_handshakes_that_are_none_are_answered(serve: Serve, more: bytes) -> None:
+    """uvicorn's own WebSocket would leave them open, unanswered, and fail over them when it shuts down."""
+    live = serve()
+    head = b"GET /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    reply = live.raw(head + more + b"\r\n\r\n")
+    assert reply.startswith(b"HTTP/1.1 400 ")
+    assert reply.count(b"HTTP/1.1") == 1
+    assert b'"code":"invalid_request"' in reply
+
+
+def test_a_frame_that_is_no_text_is_no_error_of_ours(serve: Serve) -> None:
+    live = serve()
+    with open_peer(live) as peer:
+        peer.create()
+        with contextlib.suppress(websockets.exceptions.ConnectionClosed):
+            peer.ws.send(b"\xff\xfe", text=True)
+            while True:
+                peer.ws.recv(20)
+    assert live.errors == []
+
+
+def test_who_reads_nothing_is_dropped(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Connection, "_patience", 0.3)
+    live = serve()
+    asked = b"GET /playground/samples.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3000
+    with live.connect() as connection:
+        connection.settimeout(20)
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(asked)
+        until(lambda: live.client.get("/metrics").text.count("streambed_requests_in_progress 1.0") == 1)
+    assert live.client.get("/livez").status_code == 200
+
+
+def test_who_reads_slowly_is_not(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Connection, "_patience", 0.5)
+    live = serve()
+    count = 600
+    with live.connect() as connection:
+        connection.sendall(b"GET /playground/samples.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * (count - 1))
+        connection.sendall(b"GET /playground/samples.json HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        got = []
+        for _ in range(20):
+            time.sleep(0.1)
+            got.append(connection.recv(1 << 16))
+        while part := connection.recv(1 << 20):
+            got.append(part)
+    assert b"".join(got).count(b"HTTP/1.1 200") == count
+
+
+def test_who_reads_nothing_does_not_hold_up_the_end(tiny_engine: Engine) -> None:
+    servers = Servers()
+    live = servers.start(tiny_engine, Settings(drain=2.0))
+    with live.connect() as connection:
+        connection.sendall(b"GET /playground/samples.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000)
+        time.sleep(0.5)
+        ending = threading.Thread(target=servers.stop)
+        ending.start()
+        ending.join(30)
+        assert not ending.is_alive()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import httpx
@@ -48,6 +49,29 @@ def test_nothing_else_is(browser: httpx.Client, path: str) -> None:
     reply = browser.request("GET", httpx.URL(str(browser.base_url) + path))
     assert reply.status_code in (401, 404)
     assert b"import" not in reply.content
+
+
+def test_cookies_of_other_programs_do_not_hide_the_visit(browser: httpx.Client) -> None:
+    """All ports of a host share them, and some hold what no cookie should."""
+    enter(browser)
+    visit = browser.cookies[COOKIE]
+    browser.cookies.clear()
+    cookie = f'prefs={{"a":1,"b":[2]}}; {COOKIE}={visit}'
+    assert browser.get("/info", headers={"Cookie": cookie}).status_code == 200
+
+
+def test_who_brings_no_key_takes_no_place(serve: Serve) -> None:
+    live = serve(Settings(drain=5.0, max_requests=1), keys=("first-key",))
+    head = "POST /playground/{} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            connection = stack.enter_context(live.connect())
+            connection.sendall(head.format("key", 100).encode())
+        reply = live.raw(head.format("whatever", 100).encode().replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        assert b" 401 " in reply.split(b"\r\n")[0]
+        reply = live.raw(head.format("key", 1 << 20).encode())
+        assert b" 413 " in reply.split(b"\r\n")[0]
+        assert live.post("a", headers={"Authorization": "Bearer first-key"}).status_code == 200
 
 
 def test_a_key_becomes_a_cookie(keyed: Live, browser: httpx.Client) -> None:

@@ -18,7 +18,11 @@ from streambed.errors import RequestError
 @click.command()
 @click.argument("texts", nargs=-1)
 @click.option(
-    "--input", "-i", "inputs", multiple=True, help="File of texts, one a line (blank ones are left out), or .jsonl; - is standard input."
+    "--input",
+    "-i",
+    "inputs",
+    multiple=True,
+    help="File of texts, one a line (blank ones are left out), or .jsonl; - is standard input.",
 )
 @click.option("--field", default="text", show_default=True, help="Field of a JSONL line that holds the text.")
 @click.option("--output", "-o", default="-", help="File to write: .jsonl or .npy; JSON lines on standard output.")

@@ -151,18 +151,21 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 def _serve_metrics(settings: Settings) -> Metrics:
-    from prometheus_client import start_http_server
+    from starlette.applications import Starlette
+    from starlette.routing import Route
 
+    from streambed.server.listener import MetricsListener, listen
     from streambed.server.metrics import Metrics
 
     metrics = Metrics()
     if settings.metrics_port is not None:
         host, port = settings.metrics_host, settings.metrics_port
         try:
-            server, _ = start_http_server(port, host.strip("[]"), metrics.registry)
+            listener = listen(host, port)
         except OSError as error:
             raise SettingsError(f"--metrics-port: cannot listen on {host}:{port}: {error.strerror or error}") from None
-        logger.info("Metrics: http://%s:%d/metrics", host, server.server_port)
+        MetricsListener(Starlette(routes=[Route("/metrics", metrics.serve)])).start(listener)
+        logger.info("Metrics: http://%s:%d/metrics", host, listener.getsockname()[1])
     return metrics
 
 

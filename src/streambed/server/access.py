@@ -11,12 +11,14 @@ from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from streambed.errors import Internal, InvalidRequest
 from streambed.server.metrics import NO_LANE, OTHER, Metrics, lanes_of, outcome_of
 
 logger = logging.getLogger("streambed.access")
 
 HEADER = b"x-request-id"
 _ID = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
+_METHODS = frozenset({"WEBSOCKET", "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 _QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 """Asked every few seconds by machines; counted, and logged only where they fail."""
 
@@ -46,7 +48,7 @@ class Access:
                 message = {**message, "headers": [*message.get("headers", []), (HEADER, request_id)]}
             await send(message)
 
-        started = time.monotonic()
+        started, asked = time.monotonic(), dict(scope)  # a mount changes the path while it answers
         is_http = scope["type"] == "http"
         if is_http:
             self._metrics.in_progress.inc()
@@ -55,12 +57,15 @@ class Access:
         finally:
             if is_http:
                 self._metrics.in_progress.dec()
-            self._tell(scope, status, time.monotonic() - started)
+            self._tell(scope, self._route(scope, asked), status, time.monotonic() - started)
 
-    def _tell(self, scope: Scope, status: int | None, seconds: float) -> None:
-        route, state = self._route(scope), scope["state"]
+    def _tell(self, scope: Scope, route: str, status: int | None, seconds: float) -> None:
+        state = scope["state"]
         error = state.get("error")
         outcome = "ok" if error is None else outcome_of(error)
+        if error is None and (status or 0) >= 400:  # of the page's files
+            outcome = InvalidRequest.code if (status or 0) < 500 else Internal.code
+        method = scope.get("method", "WEBSOCKET")
         if status in (None, 499):  # nobody was there to hear it
             outcome = "cancelled"
         lane = "stream" if scope["type"] == "websocket" else state.get("lane") or lanes_of(route)[0]
@@ -70,7 +75,7 @@ class Access:
             return
         logger.info(
             "%s %s",
-            scope.get("method", "WEBSOCKET"),
+            method if method in _METHODS else OTHER,  # clients may choose what they like
             route,
             extra={
                 "status": status,
@@ -81,10 +86,10 @@ class Access:
             },
         )
 
-    def _route(self, scope: Scope) -> str:
+    def _route(self, scope: Scope, asked: Scope) -> str:
         """The template that routing found, or would have; never the path, which clients choose."""
         found = scope.get("route") or next(
-            (each for each in self._routes if each.matches(scope)[0] is Match.FULL), None
+            (each for each in self._routes if each.matches(asked)[0] is Match.FULL), None
         )
         return str(getattr(found, "path", OTHER))
 

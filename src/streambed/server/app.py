@@ -110,17 +110,17 @@ def create_app(
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(Exception, _on_bug)
     metrics.expect({str(route.path) for route in app.routes if isinstance(route, Route | APIRoute | Mount)})
-    access = Access(guard, app.routes, metrics)
-    if not settings.allow_origin:
-        return access
-    # Outside the guard, so that the page that caused a refusal can read it.
-    return CORSMiddleware(
-        access,
-        allow_origins=settings.allow_origin,
-        allow_methods=["GET", "POST", "PUT", "DELETE"],
-        allow_headers=["*"],  # SDKs send their own; the guard asks for a key whatever the headers
-        expose_headers=["Server-Timing", "Retry-After", "X-Request-Id"],
-    )
+    inner: ASGIApp = guard
+    if settings.allow_origin:
+        # Outside the guard, so that the page that caused a refusal can read it.
+        inner = CORSMiddleware(
+            guard,
+            allow_origins=settings.allow_origin,
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["*"],  # SDKs send their own; the guard asks for a key whatever the headers
+            expose_headers=["Server-Timing", "Retry-After", "X-Request-Id"],
+        )
+    return Access(inner, app.routes, metrics)
 
 
 async def _on_request_error(request: Request, error: Exception) -> Response:

@@ -7,20 +7,34 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import h11
+import orjson
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 if TYPE_CHECKING:
     from websockets.http11 import Request
 
+from streambed.errors import InvalidRequest
+from streambed.wire import error_body
+
 HEAD_SECONDS = 10.0
 """A request's head that takes longer to arrive, from the connection or from its first byte, ends the connection."""
 
 
+READ_SECONDS = 60.0
+"""A client that reads nothing of what waits for it for so long has gone."""
+LEAVING_SECONDS = 1.0
+"""The same, once the server shuts down."""
+
+
 class Connection(H11Protocol):
-    """uvicorn's HTTP/1.1 protocol with a deadline for heads. Bodies have theirs in the guard, idle ones in uvicorn."""
+    """uvicorn's HTTP/1.1 protocol with a deadline for heads, and for clients to read. Bodies have theirs in the guard, idle
+    connections in uvicorn."""
 
     _deadline: asyncio.TimerHandle | None = None
+    _reading: asyncio.TimerHandle | None = None
+    _unread = 0
+    _patience = READ_SECONDS
     _upgraded = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -38,7 +52,39 @@ class Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel()
+        self._stop_watching()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch()
+
+    def resume_writing(self) -> None:
+        self._stop_watching()
+        super().resume_writing()
+
+    def shutdown(self) -> None:
+        self._patience = LEAVING_SECONDS
+        if self._reading is not None:
+            self._watch()
+        super().shutdown()
+
+    def _watch(self) -> None:
+        """Looks again later whether anything has been read."""
+        self._stop_watching()
+        self._unread = self.transport.get_write_buffer_size()
+        self._reading = asyncio.get_running_loop().call_later(self._patience, self._look)
+
+    def _look(self) -> None:
+        if self.transport.get_write_buffer_size() >= self._unread:
+            self.transport.abort()
+        else:
+            self._watch()
+
+    def _stop_watching(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
 
     def _set_deadline(self) -> None:
         if self._upgraded:  # this connection has another protocol now
@@ -65,6 +111,21 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         super().__init__(*values, **more)
         self.logger = self.conn.logger = logging.getLogger("streambed.websocket")
         self.logger.setLevel(logging.WARNING)
+        self.logger.addFilter(_is_ours)
+
+    def data_received(self, data: bytes) -> None:
+        if self.close_sent and not self.handshake_initiated:
+            return
+        super().data_received(data)
+        if (
+            not self.handshake_initiated
+        ):  # it comes whole; this one websockets cannot read, and uvicorn would not answer
+            self.handshake_complete = self.close_sent = True
+            refused = InvalidRequest("this is no handshake of a WebSocket: no body, and at most 128 headers of 8 KiB")
+            body = orjson.dumps(error_body(refused))
+            head = "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: "
+            self.transport.write(f"{head}{len(body)}\r\n\r\n".encode() + body)
+            self.transport.close()
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
@@ -79,3 +140,8 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
     def keepalive_timeout(self) -> None:
         super().keepalive_timeout()
         self.transport.abort()
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """uvicorn takes a frame that is not UTF-8 for an error of the server's."""
+    return not record.getMessage().startswith("Invalid UTF-8")

@@ -30,6 +30,9 @@ from streambed.settings import Settings, is_loopback
 from streambed.wire import error_body
 
 OPEN_PATHS = frozenset({"/livez", "/readyz"})
+KEY_PATH = "/playground/key"
+"""Where the page brings a key; so none is asked for."""
+KEY_BODY = 16 << 10
 SOCKET_PATHS = frozenset({"/v1/embeddings"})
 _DECISIVE = frozenset({b"host", b"authorization", b"content-type", b"content-length", b"origin"})
 BODY_SECONDS = 30.0
@@ -55,27 +58,39 @@ class Guard:
             await self._app(scope, receive, send)
             return
         path = scope["path"]
+        answered = False
+
+        async def answer(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
         try:
             headers = _headers(scope)
             self._check_host(headers)
-            open_ = is_open(path)
-            if open_ and scope["method"] in ("GET", "HEAD"):
-                await self._app(scope, receive, send)
+            if is_open(path) and scope["method"] in ("GET", "HEAD"):
+                await self._app(scope, receive, answer)
                 return
             if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
                 self._check_origin(headers)
-            if scope["method"] != "OPTIONS" and not open_:  # a preflight carries no key and reads nothing
+            brings_key = path == KEY_PATH
+            if scope["method"] != "OPTIONS" and not brings_key:  # a preflight carries no key and reads nothing
                 scope.setdefault("state", {})["owner"] = self._check_key(headers)
             if scope["method"] not in ("POST", "PUT"):
-                await self._app(scope, receive, send)
+                await self._app(scope, receive, answer)
+                return
+            if brings_key:  # from anybody: it takes no place from those who have one
+                self._check_media(headers)
+                body = await self._read_body(headers, receive, KEY_BODY)
+                await self._app(scope, _replay(body, receive), answer)
                 return
             if self._running >= self._settings.max_requests:
                 raise Overloaded(f"{self._running} requests are in progress; try again later")
             self._check_media(headers)
             self._running += 1
             try:
-                body = await self._read_body(headers, receive)
-                await self._app(scope, _replay(body, receive), send)
+                body = await self._read_body(headers, receive, self._settings.max_body)
+                await self._app(scope, _replay(body, receive), answer)
             finally:
                 self._running -= 1
         except RequestError as error:
@@ -84,6 +99,8 @@ class Guard:
             return
         except asyncio.CancelledError:
             # uvicorn gives up what is still running when the time to drain is over. Who waits shall hear why.
+            if answered:
+                raise
             await refuse(NotReady("the server is shutting down"), scope, receive, send)
 
     async def _handshake(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -163,8 +180,7 @@ class Guard:
         if kind != b"application/json":
             raise UnsupportedMedia("Content-Type must be application/json")
 
-    async def _read_body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        limit = self._settings.max_body
+    async def _read_body(self, headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
         declared = headers.get(b"content-length", b"0")
         if declared.isdigit() and int(declared[:20]) > limit:
             raise TooLarge(f"the body has {int(declared[:20]):,} bytes; the limit is {limit:,}")

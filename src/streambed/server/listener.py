@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -50,6 +51,30 @@ class Listener(uvicorn.Server):
         if isinstance(streams, Sockets):
             await streams.drain()
         await super().shutdown(sockets)
+
+
+class MetricsListener(uvicorn.Server):
+    """A small server for metrics alone, on a thread of its own: it answers however busy the other one is."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=Connection,
+                ws="none",
+                lifespan="off",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=75,  # Prometheus keeps its connection between two looks
+                limit_concurrency=64,
+            )
+        )
+
+    def start(self, listener: socket.socket) -> None:
+        """Serves until the process ends."""
+        threading.Thread(target=self.run, args=([listener],), name="streambed-metrics", daemon=True).start()
 
 
 def listen(host: str, port: int) -> socket.socket:

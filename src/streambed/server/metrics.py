@@ -227,8 +227,9 @@ def _memory(engine: Engine) -> Iterator[GaugeMetricFamily]:
     yield host
     gpu = GaugeMetricFamily("streambed_gpu_memory_bytes", "Memory of the accelerator, if one is used.", labels=["kind"])
     if engine.info.device.startswith("cuda"):
-        free, total = torch.cuda.mem_get_info(torch.device(engine.info.device))
-        gpu.add_metric(["total"], total)
-        gpu.add_metric(["used"], total - free)
-        gpu.add_metric(["reserved"], torch.cuda.memory_reserved(engine.info.device))
+        with contextlib.suppress(RuntimeError):  # a broken device is for /readyz to tell, and the rest is wanted then
+            free, total = torch.cuda.mem_get_info(torch.device(engine.info.device))
+            gpu.add_metric(["total"], total)
+            gpu.add_metric(["used"], total - free)
+            gpu.add_metric(["reserved"], torch.cuda.memory_reserved(engine.info.device))
     yield gpu

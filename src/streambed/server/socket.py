@@ -12,7 +12,7 @@ from typing import Any, Literal
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from streambed.errors import Internal, InvalidRequest, NotFound, NotReady, Overloaded, RequestError
-from streambed.server.guard import error_response
+from streambed.server.guard import error_response, note
 from streambed.server.metrics import OTHER, outcome_of
 from streambed.settings import Settings
 from streambed.streams.observer import Observer
@@ -270,6 +270,7 @@ class Sockets:
         """The route's endpoint."""
         if self._draining:
             refusal = NotReady("the server is shutting down")
+            note(websocket.scope, refusal)
             await websocket.send_denial_response(error_response(refusal))
             return
         socket = Socket(websocket, self._registry, self._settings, self._observer)
