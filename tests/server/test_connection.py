@@ -128,7 +128,7 @@ def test_a_frame_that_is_no_text_is_no_error_of_ours(serve: Serve) -> None:
 def test_who_reads_nothing_is_dropped(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Connection, "_patience", 0.3)
     live = serve()
-    asked = b"GET /playground/samples.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3000
+    asked = b"GET /playground/samples.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1500
     with live.connect() as connection:
         connection.settimeout(20)
         with contextlib.suppress(ConnectionError):
