@@ -610,6 +610,9 @@ def test_late_refusal(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
             if event["type"] == "input_text.ack":
                 break
         assert event["type"] == "input_text.ack", event
+        metrics = live.client.get("/metrics").text
+        if last["type"] == "input_text.ack":
+            assert 'streambed_events_total{outcome="storage_full",type="input_text.append"} 2.0' in metrics
         text += "6"
         assert event["offset"] == len(text)
     live = local.restart()

@@ -198,7 +198,6 @@ class Journal:
         """One transaction. All are told that they are on disk, or that they are not."""
         started = time.monotonic()
         revisions = dict(self._revisions)
-        failed = False
         erasing = self._unerased | {item.entry.session for item in batch if isinstance(item.entry, Erase)}
         try:
             if self._connection is None:
@@ -214,7 +213,7 @@ class Journal:
             self._revisions = revisions
         except Exception as error:  # noqa: BLE001 - whatever it was, those who wait must hear that nothing was written
             # After a failed sync nobody knows what the file holds, so it is opened and read anew before more is written.
-            failed = True
+            refused = len(batch)
             self._disconnect()
             self._log(error, quiet=not batch)
             for item in batch:
@@ -223,11 +222,11 @@ class Journal:
             for session in erasing:
                 self._revisions.pop(session, None)
         else:
+            refused = sum(item.error is not None for item in batch)
             if self._empty_log(erasing):
                 erasing = set()
         self._unerased = erasing
         if batch:
-            refused = len(batch) if failed else sum(item.error is not None for item in batch)
             self.on_commit(len(batch), refused, time.monotonic() - started)
         for item in batch:
             item.done(item.error)

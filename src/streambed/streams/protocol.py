@@ -212,8 +212,8 @@ class Probe:
     """Where what it is of begins, in the session's unit."""
     final: bool = False
     """Whether it is a segment's last."""
-    wanted: float = 0.0
-    """Since when it was wanted: asked for, or due by the session's rules."""
+    due: float | None = None
+    """Since when an automatic one was due by the session's rules."""
     result: Result | RequestError | None = None
     ended: float = 0.0
 
@@ -662,9 +662,7 @@ class Protocol:
             place += self._count(text[at : each.start])
             start, at = place, each.end
             place += self._count(text[each.start : each.end])
-            probe = Probe(
-                each, self.revision, place, each.tokens, now, segment=each.number, start=start, final=True, wanted=now
-            )
+            probe = Probe(each, self.revision, place, each.tokens, now, segment=each.number, start=start, final=True)
             self._endings.append(probe)
             self._effects.append(probe)
         while len(self._endings) > MAX_ENDINGS:
@@ -771,7 +769,7 @@ class Protocol:
         except RequestError:
             self._trigger.postpone(now)  # too much work waits; the next tick tries again
             return
-        probe.emitting, probe.wanted = emitting, self._trigger.due
+        probe.emitting, probe.due = emitting, self._trigger.due
         self._trigger.probed(emitting, now)
         self._automatic = probe
         self._effects.append(probe)
@@ -786,7 +784,7 @@ class Protocol:
         tokens = self.document.num_tokens
         snapshot = self.document.probe(deadline)
         probe = Probe(snapshot, self.revision, self._offset, tokens, now, client, event_id)
-        probe.segment, probe.start, probe.wanted = self.document.segment, self._start, now
+        probe.segment, probe.start = self.document.segment, self._start
         return probe
 
     def _emit(self, probe: Probe) -> None:

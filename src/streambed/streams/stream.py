@@ -571,14 +571,15 @@ class Stream:
     def _committed(self, loop: asyncio.AbstractEventLoop, commit: Commit, error: StorageFull | None) -> None:
         def work() -> None:
             protocol = self._opened()
+            observer, changes = self._host.observer, self._uncommitted
             if error is None:
                 protocol.committed(commit)
-                done, outcome = commit.revision, "ok"
+                while changes and changes[0][0] <= commit.revision:
+                    observer.event(changes.popleft()[1], "ok")
             else:
                 protocol.storage_failed(commit, error, time.monotonic())
-                done, outcome = max((revision for revision, _ in self._uncommitted), default=0), error.code
-            while self._uncommitted and self._uncommitted[0][0] <= done:
-                self._host.observer.event(self._uncommitted.popleft()[1], outcome)
+                while changes and changes[-1][0] > protocol.revision:  # taken back
+                    observer.event(changes.pop()[1], error.code)
 
         # To take changes back is to tokenise the whole text.
         _soon(loop, self._run, _Work(work, heavy=error is not None))
@@ -592,7 +593,7 @@ class Stream:
             result: Embedding | RequestError
             if error is None:
                 result, outcome = future.result(), "ok"
-                seconds = time.monotonic() - probe.wanted
+                seconds = time.monotonic() - (probe.asked if probe.due is None else probe.due)
                 self._host.observer.probed(seconds, probe.tokens + 1, result.cached_tokens, result.computed_tokens)
             else:
                 result = error if isinstance(error, RequestError) else Internal("computing this text failed")
