@@ -159,7 +159,7 @@ def _examine(
         for finding in _model(engine, seconds):
             report.add(finding)
         if settings.journal is not None:
-            report.add(_try("files", "journal", lambda: _journal(Path(settings.journal or ""))))
+            report.add(_try("files", "journal", partial(_journal, Path(settings.journal))))
         for name, path in settings.reducers:
             report.add(_try("files", f"reducer {name}", partial(_reducer, Path(path), engine)))
         exact = True
@@ -487,10 +487,7 @@ def _budget(engine: Engine) -> Finding:
     return Finding("model", "KV", "ok", detail)
 
 
-# Exactness: ways to the same vector
-
-Pairs = Iterator[tuple[str, "Vectors"]]
-"""A text, and the vector that came for it by some way."""
+# Files that serve would open
 
 
 def _journal(path: Path) -> Answer:
@@ -507,6 +504,12 @@ def _reducer(path: Path, engine: Engine) -> Answer:
 
     card = Reducer.load(path, engine.info.fingerprint).card
     return "ok", f"{path}: {card.method} to {card.dimensions} dimensions"
+
+
+# Exactness: ways to the same vector
+
+Pairs = Iterator[tuple[str, "Vectors"]]
+"""A text, and the vector that came for it by some way."""
 
 
 def _exactness(engine: Engine) -> Iterator[Finding]:

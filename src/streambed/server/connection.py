@@ -7,7 +7,6 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import h11
-import orjson
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from websockets.http11 import Request
 
 from streambed.errors import InvalidRequest
-from streambed.wire import error_body
+from streambed.server.guard import error_response
 
 HEAD_SECONDS = 10.0
 """A request's head that takes longer to arrive, from the connection or from its first byte, ends the connection."""
@@ -117,14 +116,15 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         if self.close_sent and not self.handshake_initiated:
             return
         super().data_received(data)
-        if (
-            not self.handshake_initiated
-        ):  # it comes whole; this one websockets cannot read, and uvicorn would not answer
+        # A head comes whole. One that websockets cannot read makes it fail without an event, and uvicorn waits on.
+        if not self.handshake_initiated:
             self.handshake_complete = self.close_sent = True
-            refused = InvalidRequest("this is no handshake of a WebSocket: no body, and at most 128 headers of 8 KiB")
-            body = orjson.dumps(error_body(refused))
-            head = "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: "
-            self.transport.write(f"{head}{len(body)}\r\n\r\n".encode() + body)
+            refusal = error_response(
+                InvalidRequest("this is no handshake of a WebSocket: no body, and at most 128 headers of 8 KiB")
+            )
+            headers = [*refusal.raw_headers, (b"connection", b"close")]
+            head = b"".join(b"%b: %b\r\n" % header for header in headers)
+            self.transport.write(b"HTTP/1.1 400 Bad Request\r\n%b\r\n%b" % (head, bytes(refusal.body)))
             self.transport.close()
 
     def handle_connect(self, event: Request) -> None:
