@@ -15,7 +15,7 @@ Whatever speaks about errors (HTTP bodies, OpenAPI, close codes, docs) reads the
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class StreambedError(Exception):
@@ -49,6 +49,8 @@ class RequestError(StreambedError):
     """Where a session's text ends, in the session's unit, if the change assumed another place."""
     revision: int | None = None
     """The session's revision, if a change was refused."""
+    details: dict[str, Any] | None = None
+    """What a program can act on beyond the code, such as `{"indexes": [0, 4]}` of the items that are wrong."""
     out_of_memory: bool = False
     """Whether an `internal` one is for want of memory; metrics tell it apart."""
 

@@ -506,9 +506,8 @@ def parse_input(value: object, accept_token_ids: bool, vocabulary: int) -> list[
 
 def error_body(error: RequestError) -> dict[str, object]:
     """OpenAI's error body; beside it, where a session stands that refused a change."""
-    body: dict[str, object] = {
-        "error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
-    }
+    described = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    body: dict[str, object] = {"error": described if error.details is None else described | {"details": error.details}}
     if error.expected_offset is not None:
         body["expected_offset"] = error.expected_offset
     if error.revision is not None:
@@ -527,6 +526,7 @@ def error_of(body: Any, status: int | None = None) -> RequestError:
         kind = next((error for error in ERROR_TABLE if error.status == status), Internal)
     error = kind(str(described.get("message", f"the server answered {status}")), described.get("param"))
     error.expected_offset, error.revision = body.get("expected_offset"), body.get("revision")
+    error.details = described.get("details")
     return error
 
 
