@@ -521,9 +521,8 @@ def test_builtin_wins_over_a_directory_of_that_name(
 
 @pytest.mark.usefixtures("no_hub")
 def test_local_directories(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Absolute, relative, of the form owner/name, below the home directory, through a link."""
+    """Absolute, relative, of the form owner/name, below the home directory."""
     shutil.copytree(good, tmp_path / "Qwen" / "Qwen3-Embedding-0.6B")
-    (tmp_path / "link").symlink_to(tmp_path / "Qwen" / "Qwen3-Embedding-0.6B")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for model in (
@@ -531,9 +530,33 @@ def test_local_directories(good: Path, tmp_path: Path, monkeypatch: pytest.Monke
         "Qwen/Qwen3-Embedding-0.6B",
         "./Qwen/Qwen3-Embedding-0.6B/",
         "~/Qwen/Qwen3-Embedding-0.6B",
-        "link",
+        "Qwen/../Qwen/./Qwen3-Embedding-0.6B",
     ):
         assert find_checkpoint(model).name == "Qwen3-Embedding-0.6B"
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_names_are_as_given(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link goes by its own name, whatever it leads to; a snapshot in the hub's cache by its id, however it is reached."""
+    snapshot = tmp_path / "hub" / "models--Qwen--Qwen3-Embedding-0.6B" / "snapshots" / COMMIT
+    shutil.copytree(good, snapshot)
+    shutil.copytree(good, tmp_path / "hub" / "models--own" / "snapshots" / COMMIT)
+    shutil.copytree(good, tmp_path / "snapshots" / "kept")
+    (tmp_path / "current").symlink_to(snapshot)
+    (tmp_path / "again").symlink_to("current")
+    monkeypatch.chdir(tmp_path)
+    for model, name in {
+        str(snapshot): "Qwen/Qwen3-Embedding-0.6B",
+        f"hub/models--Qwen--Qwen3-Embedding-0.6B/snapshots/{COMMIT}/": "Qwen/Qwen3-Embedding-0.6B",
+        f"hub/models--own/snapshots/{COMMIT}": "own",
+        "snapshots/kept": "kept",
+        "current": "current",
+        "./again/": "again",
+        "current/.": "current",
+    }.items():
+        assert find_checkpoint(model).name == name, model
+    monkeypatch.chdir(snapshot)
+    assert find_checkpoint(".").name == "Qwen/Qwen3-Embedding-0.6B"
 
 
 @pytest.mark.usefixtures("no_hub")

@@ -83,12 +83,21 @@ def find_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
     if is_directory and model:
         if revision is not None:
             raise CheckpointError(f"{path}: a local directory has no revisions; leave --revision out")
-        return _read(path.resolve().name, path.absolute())
+        return _read(_name_of(path), path.absolute())
     if exists and model:
         raise CheckpointError(f"{path}: is a file; give the directory that holds config.json")
     if model.startswith((".", "~", os.sep)) or model.count("/") != 1:
         raise CheckpointError(f"{model!r}: no such directory, and not a hub id of the form owner/name")
     return _read(model, _download(model, revision))
+
+
+def _name_of(directory: Path) -> str:
+    """The directory's name as it was given, not that of what a link leads to; of a snapshot in the hub's cache, its id."""
+    given = Path(os.path.abspath(directory))
+    repository = given.parent.parent.name
+    if given.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.removeprefix("models--").replace("--", "/")
+    return given.name
 
 
 def _download(model: str, revision: str | None) -> Path:
