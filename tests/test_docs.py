@@ -64,7 +64,7 @@ def table(head: str, rows: list[list[str]]) -> str:
 def kind(annotation: object) -> str:
     """A type as a reader of JSON would say it."""
     text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    text = re.sub(r"streambed\.wire\.|typing\.|\bNone\b \| | \| \bNone\b", "", text)
+    text = re.sub(r"streambed\.wire\.\w+\.|typing\.|\bNone\b \| | \| \bNone\b", "", text)
     text = re.sub(r"Optional\[(.*)\]", r"\1", text)
     text = re.sub(r"Literal\[([^]]*)\]", lambda found: found[1].replace("'", "`").replace('"', "`"), text)
     names = {"str": "string", "int": "integer", "float": "number", "Any": "numbers or string", "NoneType": "null"}

@@ -1,4 +1,4 @@
-"""What travels: bodies in, inputs in their several forms, error bodies out."""
+"""From JSON to requests: what is taken, and what an error says."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from streambed.errors import ERROR_TABLE, InvalidRequest, RequestError
-from streambed.wire import MAX_INPUTS, EmbeddingsRequest, TokenizeRequest, error_body, parse, parse_input
+from streambed.errors import InvalidRequest
+from streambed.wire import EmbeddingsRequest, TokenizeRequest, parse
 
 GOOD = {"model": "m", "input": "a"}
 
@@ -18,9 +18,6 @@ def refused(body: bytes | dict[str, Any], model: Any = EmbeddingsRequest) -> Inv
         parse(model, body if isinstance(body, bytes) else json.dumps(body).encode())
     assert error.value.__cause__ is None
     return error.value
-
-
-# Bodies
 
 
 def test_defaults() -> None:
@@ -157,108 +154,3 @@ def test_tokenize_request() -> None:
     assert parse(TokenizeRequest, b'{"input":"a"}').model is None
     assert refused({"input": "a", "dimensions": 32}, TokenizeRequest).param == "dimensions"
     assert refused({"model": "m"}, TokenizeRequest).param == "input"
-
-
-def test_schema_describes_input() -> None:
-    schema = EmbeddingsRequest.model_json_schema()
-    kinds = schema["properties"]["input"]["oneOf"]
-    assert [kind["type"] for kind in kinds] == ["string", "array", "array", "array"]
-    assert schema["required"] == ["input", "model"]
-    assert schema["additionalProperties"] is False
-
-
-# Inputs
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ("a", ["a"]),
-        (" ", [" "]),
-        (["a"], ["a"]),
-        (["a", "b", "a"], ["a", "b", "a"]),
-        (["a"] * MAX_INPUTS, ["a"] * MAX_INPUTS),
-    ],
-)
-@pytest.mark.parametrize("accept", [False, True])
-def test_texts(value: Any, expected: list[str], accept: bool) -> None:
-    assert parse_input(value, accept, 100) == expected
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ([1], [[1]]),
-        ([0, 99], [[0, 99]]),
-        ([[1]], [[1]]),
-        ([[1, 2], [3]], [[1, 2], [3]]),
-        ([5] * 10_000, [[5] * 10_000]),
-        ([[5]] * MAX_INPUTS, [[5]] * MAX_INPUTS),
-    ],
-)
-def test_token_ids(value: Any, expected: list[list[int]]) -> None:
-    assert parse_input(value, True, 100) == expected
-    with pytest.raises(InvalidRequest) as error:
-        parse_input(value, False, 100)
-    assert error.value.param == "input"
-    assert "check_embedding_ctx_length=False" in error.value.message
-    assert "--accept-token-ids" in error.value.message
-
-
-@pytest.mark.parametrize(
-    ("value", "param"),
-    [
-        (None, "input"),
-        (True, "input"),
-        (5, "input"),
-        (1.5, "input"),
-        ({}, "input"),
-        ({"text": "a"}, "input"),
-        (b"a", "input"),
-        ([], "input"),
-        (["a"] * (MAX_INPUTS + 1), "input"),
-        ([[1]] * (MAX_INPUTS + 1), "input"),
-        ("", "input[0]"),
-        ([""], "input[0]"),
-        (["a", ""], "input[1]"),
-        (["a", None], "input[1]"),
-        (["a", 1], "input[1]"),
-        (["a", "b", ["c"]], "input[2]"),
-        ([None], "input[0]"),
-        ([True], "input[0]"),
-        ([1.5], "input[0]"),
-        ([{}], "input[0]"),
-        ([["a"]], "input[0]"),
-        ([[]], "input[0]"),
-        ([[1], []], "input[1]"),
-        ([[1], [1.0]], "input[1]"),
-        ([[1], [False]], "input[1]"),
-        ([[1], None], "input[1]"),
-        ([[1], "a"], "input[1]"),
-        ([1, "a"], "input[0]"),
-        ([1, True], "input[0]"),
-        ([1, [2]], "input[0]"),
-        ([[[1]]], "input[0]"),
-        ([-1], "input[0]"),
-        ([100], "input[0]"),
-        ([[1], [2, 100]], "input[1]"),
-        ([2**70], "input[0]"),
-    ],
-    ids=lambda value: str(value)[:30],
-)
-def test_bad_inputs_name_the_item(value: Any, param: str) -> None:
-    with pytest.raises(InvalidRequest) as error:
-        parse_input(value, True, 100)
-    assert error.value.param == param
-
-
-# Errors
-
-
-@pytest.mark.parametrize("kind", ERROR_TABLE, ids=lambda kind: kind.__name__)
-def test_error_body(kind: type[RequestError]) -> None:
-    error = kind("what happened", "field")
-    assert error_body(error) == {
-        "error": {"message": "what happened", "type": error.type, "param": "field", "code": kind.code}
-    }
-    assert error_body(kind("what happened"))["error"]["param"] is None  # type: ignore[index]

@@ -1,0 +1,260 @@
+"""Events of a session: what clients send, and what the server does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal
+
+import orjson
+from pydantic import Field
+
+from streambed.wire.requests import MAX_WATCHES, AppendRequest, Emit, SessionOptions, SetRequest, Strict, Watch
+
+MAX_EVENT_ID = 64
+"""Characters of an `event_id`."""
+
+
+class _ClientEvent(Strict):
+    event_id: str | None = Field(
+        None, max_length=MAX_EVENT_ID, description="Chosen by the client; whatever answers this event carries it."
+    )
+
+
+class _SessionEvent(_ClientEvent):
+    session: str = Field(description="Id of the session.")
+
+
+class SessionCreate(SessionOptions, _ClientEvent):
+    """Opens a session on this socket. Answered by `session.created`."""
+
+    type: Literal["session.create"] = "session.create"
+
+
+class SessionUpdate(_SessionEvent):
+    """Changes when to emit and what to watch; what is not given stays. Answered by `session.updated`."""
+
+    type: Literal["session.update"] = "session.update"
+    emit: Emit | None = Field(None, description="When to emit embeddings unasked.")
+    watch: list[Watch] | None = Field(None, max_length=MAX_WATCHES, description="What to look out for, all of it.")
+
+
+class SessionResume(_SessionEvent):
+    """Takes a session over to this socket, wherever it was. Answered by `session.resumed`."""
+
+    type: Literal["session.resume"] = "session.resume"
+    resume_token: str = Field(max_length=128, description="From `session.created`.")
+
+
+class SessionFork(_SessionEvent):
+    """Opens a new session with the same text and options. Answered by `session.created`."""
+
+    type: Literal["session.fork"] = "session.fork"
+
+
+class SessionClose(_SessionEvent):
+    """Ends the session; its text is erased. Answered by `session.closed`."""
+
+    type: Literal["session.close"] = "session.close"
+
+
+class InputTextAppend(AppendRequest, _SessionEvent):
+    """Adds text at the end. Answered by `input_text.ack`."""
+
+    type: Literal["input_text.append"] = "input_text.append"
+
+
+class InputTextReplace(_SessionEvent):
+    """Puts text in the place of a range. Answered by `input_text.ack`."""
+
+    type: Literal["input_text.replace"] = "input_text.replace"
+    start: int = Field(ge=0, description="Where the range begins.")
+    end: int = Field(ge=0, description="Where it ends; this position is not part of it.")
+    text: str = Field(description="What takes its place.")
+    base_revision: int | None = Field(None, ge=0, description="The revision that this change was made to.")
+
+
+class InputTextSet(SetRequest, _SessionEvent):
+    """Makes this the whole text. Answered by `input_text.ack`."""
+
+    type: Literal["input_text.set"] = "input_text.set"
+
+
+class EmbeddingCreate(_SessionEvent):
+    """Asks for the embedding of the text as it is now. Answered by `embedding.done`, in the order asked."""
+
+    type: Literal["embedding.create"] = "embedding.create"
+
+
+Change = InputTextAppend | InputTextReplace | InputTextSet
+ClientEvent = (
+    SessionCreate | SessionUpdate | SessionResume | SessionFork | SessionClose | Change | EmbeddingCreate
+)  # fmt: skip
+CLIENT_EVENTS: dict[str, type[ClientEvent]] = {
+    event.model_fields["type"].default: event
+    for event in (
+        SessionCreate, SessionUpdate, SessionResume, SessionFork, SessionClose,
+        InputTextAppend, InputTextReplace, InputTextSet, EmbeddingCreate,
+    )
+}  # fmt: skip
+
+
+def _about(description: str, default: Any = ...) -> Any:
+    more: dict[str, Any] = {} if default is ... else {"default": default}
+    return field(metadata={"description": description}, kw_only=True, **more)
+
+
+@dataclass(frozen=True)
+class ServerEvent:
+    """An event that the server sends. Fields that are None do not travel."""
+
+    type: ClassVar[str]
+    session: str | None = _about("Id of the session; absent where an error concerns none.", None)
+    event_id: str | None = _about("Of the event that this answers; absent from what comes unasked.", None)
+
+
+@dataclass(frozen=True)
+class SessionReport(ServerEvent):
+    """How a session stands."""
+
+    resume_token: str = _about("What `session.resume` asks for. A secret: who has it (and the key) has the session.")
+    revision: int = _about("How many changes were applied.")
+    offset: int = _about("Length of the text, which is where the next append starts.")
+    kv: Literal["warm", "cold"] = _about("Whether the text is computed, or will be when an embedding is next wanted.")
+    credit: int = _about("Characters that may be sent before the next acknowledgement.")
+    limits: dict[str, int] = _about(
+        "`max_characters` of the text, `max_tokens` as `input_text.ack` counts them, `max_pending` embeddings asked for and "
+        "not answered, "
+        "`max_frame_bytes` of a frame."
+    )
+    dimensions: int = _about("Dimensions of the session's vectors.")
+    overflow: Literal["error", "segment"] = _about("What becomes of a text that outgrows the window.", "error")
+    fingerprint: str = _about("Of everything that decides a vector: vectors of another one do not compare.")
+    expires_in_s: float = _about("Time to live without a client.")
+    segment: int | None = _about(
+        "With `overflow: segment`, the number of the segment that grows, from 0; `start` and `segment` stand in "
+        "acknowledgements and embeddings of such sessions, too.",
+        None,
+    )
+    start: int | None = _about("Where it begins; what stands before it can no longer be changed.", None)
+
+
+@dataclass(frozen=True)
+class SessionCreated(SessionReport):
+    """A session is open, on this socket."""
+
+    type = "session.created"
+    forked_from: str | None = _about("The session that it was forked from.", None)
+
+
+@dataclass(frozen=True)
+class SessionResumed(SessionReport):
+    """The session is on this socket now. Send what comes after `revision`."""
+
+    type = "session.resumed"
+
+
+@dataclass(frozen=True)
+class SessionUpdated(SessionReport):
+    """The new options are in force."""
+
+    type = "session.updated"
+
+
+@dataclass(frozen=True)
+class SessionClosed(ServerEvent):
+    """The session is no longer on this socket."""
+
+    type = "session.closed"
+    reason: Literal["closed", "expired", "taken_over", "draining", "idle", "lifetime"] = _about(
+        "`closed` and `expired`: it has ended and its text is erased; `taken_over`: a newer socket has it; `draining`: the "
+        "server ends; `idle` and `lifetime`: this socket was silent, or open, for too long."
+    )
+    resume: dict[str, Any] | None = _about(
+        "Where the session can be resumed: `resume_token`, `revision`, `offset`, `expires_in_s`.", None
+    )
+
+
+@dataclass(frozen=True)
+class InputTextAck(ServerEvent):
+    """All changes up to `revision` are applied and, where there is a journal, on disk."""
+
+    type = "input_text.ack"
+    revision: int = _about("How many changes are acknowledged.")
+    offset: int = _about("Length of the text at that revision.")
+    tokens: int = _about("Tokens of instruction and text, as of now; the end token is not counted.")
+    credit: int = _about("Characters that may be sent before the next acknowledgement.")
+    segment: int | None = _about("The segment that grows.", None)
+    start: int | None = _about("Where it begins.", None)
+
+
+@dataclass(frozen=True)
+class EmbeddingDone(ServerEvent):
+    """The exact embedding of the text at `revision`, or of a segment of it."""
+
+    type = "embedding.done"
+    revision: int = _about("The state of the text that it is of.")
+    offset: int = _about("Its length.")
+    embedding: Any = _about("A list of numbers, or base64 of little-endian float32; of unit length.")
+    scale: float | None = _about("What the numbers of `int8` and `ubinary` are to be multiplied by.", None)
+    drift: float | None = _about("Cosine distance from the embedding sent before; absent from the first.", None)
+    usage: dict[str, int] = _about(
+        "`prompt_tokens` of instruction, text and end token; `cached_tokens` were there, `computed_tokens` were not."
+    )
+    timing_ms: dict[str, float] = _about("`queue`, `compute`, and `total` since it was asked for.")
+    segment: int | None = _about("The segment that it is of.", None)
+    start: int | None = _about("Where that begins: the vector is of the text from here to `offset`.", None)
+    final: bool | None = _about("True in a segment's last embedding, which comes unasked when the segment ends.", None)
+
+
+@dataclass(frozen=True)
+class EmbeddingSkipped(ServerEvent):
+    """Automatic embeddings that were due, up to this revision, give way to a newer one."""
+
+    type = "embedding.skipped"
+    revision: int = _about("The newest revision that will not be emitted.")
+    superseded_by: int = _about("The revision that will.")
+
+
+@dataclass(frozen=True)
+class WatchTriggered(ServerEvent):
+    """The text has come as near to a watch as its threshold. Once, until it has gone away again."""
+
+    type = "watch.triggered"
+    watch: str = _about("Its id.")
+    score: float = _about("Cosine similarity.")
+    revision: int = _about("The state of the text.")
+    offset: int = _about("Its length.")
+
+
+@dataclass(frozen=True)
+class ErrorEvent(ServerEvent):
+    """What was asked is refused, and nothing of it was applied."""
+
+    type = "error"
+    error: dict[str, Any] = _about("`type`, `code`, `message`, `param`, as over HTTP.")
+    expected_offset: int | None = _about("Where an append must start.", None)
+    revision: int | None = _about("The session's revision.", None)
+
+
+SERVER_EVENTS: dict[str, type[ServerEvent]] = {
+    event.type: event
+    for event in (
+        SessionCreated, SessionResumed, SessionUpdated, SessionClosed,
+        InputTextAck, EmbeddingDone, EmbeddingSkipped, WatchTriggered, ErrorEvent,
+    )
+}  # fmt: skip
+
+
+def dump(event: ServerEvent) -> bytes:
+    """The event as JSON."""
+    values = ((each.name, getattr(event, each.name)) for each in fields(event))
+    value = {"type": event.type} | {name: value for name, value in values if value is not None}
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def load(value: dict[str, Any]) -> ServerEvent | None:
+    """The server's event of a JSON object; None for a type that this version does not know."""
+    kind = SERVER_EVENTS.get(value.get("type", ""))
+    if kind is None:
+        return None
+    return kind(**{each.name: value[each.name] for each in fields(kind) if each.name in value})
