@@ -18,7 +18,7 @@ setup: .venv/dev
 .venv/serve: .venv/pip pyproject.toml
 	@echo "Streambed: installing PyTorch and the server (a few minutes the first time) ..."
 	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" --editable '.[server]'
 	@touch $@
 
 .venv/dev: .venv/serve

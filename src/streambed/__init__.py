@@ -80,4 +80,11 @@ def __getattr__(name: str) -> object:
     # torch takes a second to import; who only wants an error class or `streambed --help` does not wait for it.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES.get(name, "streambed.errors")), name)
+    try:
+        return getattr(import_module(_HOMES.get(name, "streambed.errors")), name)
+    except ModuleNotFoundError as error:
+        from streambed.extras import explain
+
+        if (message := explain(error)) is None:
+            raise
+        raise ImportError(f"streambed.{name}: {message}", name=error.name) from error

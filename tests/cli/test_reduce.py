@@ -18,6 +18,7 @@ from PIL import Image
 from streambed import Engine
 from streambed.cli.main import cli
 from streambed.errors import CheckpointError, SettingsError
+from streambed.extras import explain
 from streambed.vectors.reducers import Reducer
 from tests.server.test_process import Process
 
@@ -125,8 +126,9 @@ def test_the_extra_is_named(
         fine(reduce(*fit))
     monkeypatch.setitem(sys.modules, module, None)
     result = reduce(*fit) if module == "sklearn" else reduce("eval", tmp_path, "--input", texts)
-    assert isinstance(result.exception, SettingsError)
-    assert "[reduce]" in str(result.exception)
+    assert isinstance(result.exception, ModuleNotFoundError)
+    assert "pip install '.[reduce]'" in str(explain(result.exception))
+    assert not result.output, "it is said before anything is computed"
 
 
 def test_served(reduce: Reduce, texts: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:

@@ -13,6 +13,7 @@ from streambed.cli.reduce import reduce
 from streambed.cli.serve import serve
 from streambed.cli.stream import stream
 from streambed.errors import StreambedError
+from streambed.extras import explain
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -43,4 +44,9 @@ def main() -> None:
         cli()
     except (StreambedError, TimeoutError) as error:
         click.echo(f"streambed: {error}", err=True)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        if (message := explain(error)) is None:
+            raise
+        click.echo(f"streambed: {message}", err=True)
         sys.exit(1)

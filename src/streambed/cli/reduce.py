@@ -77,15 +77,12 @@ def fit(
     device: str,
 ) -> None:
     """Fit a reducer to the vectors of texts. One text in five is left out, for `eval`."""
-    try:
-        from streambed.vectors.fit import check_size, require
-        from streambed.vectors.fit import fit as fit_reducer
+    import sklearn  # noqa: F401 - before torch: the extra that brings both is the one to name
 
-        require(method)
-    except ImportError as error:
-        raise SettingsError(
-            f"this needs the extra [reduce]: pip install --editable '.[reduce]' in the repository ({error})"
-        ) from None
+    from streambed.vectors.fit import check_size, require
+    from streambed.vectors.fit import fit as fit_reducer
+
+    require(method)
     from rich.console import Console
     from rich.progress import Progress
 
@@ -135,6 +132,8 @@ def evaluate(
     device: str,
 ) -> None:
     """Print how many of each text's nearest neighbours smaller vectors keep, on texts that were not fitted to."""
+    import matplotlib  # noqa: F401 - before torch, and before anything is computed
+
     from streambed.vectors.reducers import Reducer
 
     found: list[Reducer] = []
@@ -194,10 +193,8 @@ def report(vectors: Vectors, reducer: Reducer, counts: list[int]) -> list[Row]:
 
 def draw(rows: list[Row], counts: list[int], target: Path) -> None:
     """The report as bars."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise SettingsError("a picture needs matplotlib, which the extra [reduce] brings") from None
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
