@@ -1,4 +1,4 @@
-"""What runs without the extras, and what is said where one is needed. tests/packaging does it in an environment of its own."""
+"""What runs without the extras, and what is said where one is needed; tests/packaging has an environment for it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ COMMAND = "sys.argv[0] = 'streambed'; from streambed.cli.main import main; main(
 
 def project() -> dict[str, list[str]]:
     """Distributions of each extra."""
-    found: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    found: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
     return {extra: [re.split(r"[>=<~!]", line)[0] for line in lines] for extra, lines in found.items()}
 
 
