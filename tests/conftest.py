@@ -19,6 +19,7 @@ from streambed.text.incremental import Splits
 from streambed.text.tokenizer import Tokenizer
 from tests.checkpoints import BUILTIN, make_checkpoint, write_qwen_tokenizer
 
+pytest_plugins = ["tests.groups"]
 torch.set_num_threads(2)
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("default")

@@ -21,7 +21,6 @@ import itertools
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.groups import program
 from tests.server.test_process import Process
 
 ROOT = Path(__file__).parents[1]
@@ -130,9 +130,9 @@ def command(block: Block, code: str, folder: Path) -> list[str] | None:
         case "sh":
             return ["sh", "-ec", code] if (code := to_run(code)) else None
         case "js":
-            node = shutil.which("node")
-            if node is None or not (NODE / "node_modules" / "openai").is_dir():
-                return None
+            node = program("node")
+            if not (NODE / "node_modules" / "openai").is_dir():
+                pytest.skip("openai-node is not here; `make .venv/integrations` installs it")
             modules = folder / "node_modules"
             if not modules.exists():
                 modules.symlink_to(NODE / "node_modules", target_is_directory=True)

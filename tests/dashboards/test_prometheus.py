@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import math
 import re
-import shutil
 import socket
 import subprocess
 import threading
@@ -22,6 +21,7 @@ import yaml
 from streambed import Client, Engine
 from streambed.settings import Settings
 from tests.dashboards.test_dashboards import DASHBOARDS, expressions
+from tests.groups import program
 from tests.server.conftest import Live, Servers, until
 from tests.server.test_process import Process
 
@@ -35,18 +35,11 @@ WITHOUT_A_GPU = {"GPU"}
 SENTENCE = "The brook runs down to the sea, and it does not stop. "
 
 
-def tool(name: str) -> str:
-    path = shutil.which(name)
-    if path is None:
-        pytest.skip(f"no {name} here (Debian: apt-get install prometheus)")
-    return path
-
-
 @pytest.mark.parametrize(
     "command", ["check rules alerts.yml", "check config prometheus.yml", "test rules alerts_test.yml"]
 )
 def test_promtool(command: str) -> None:
-    done = subprocess.run([tool("promtool"), *command.split()], cwd=DASHBOARDS, capture_output=True, text=True)
+    done = subprocess.run([program("promtool"), *command.split()], cwd=DASHBOARDS, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -70,7 +63,7 @@ class Prometheus:
         self._log = (directory / "log").open("w")
         self._process = subprocess.Popen(
             [
-                tool("prometheus"),
+                program("prometheus"),
                 f"--config.file={directory / 'prometheus.yml'}",
                 f"--storage.tsdb.path={directory / 'data'}",
                 f"--web.listen-address=127.0.0.1:{port}",

@@ -1,17 +1,17 @@
 """Fixtures for tests of the page: servers as processes, and Debian's Chromium driven by playwright.
 
-Needs `pip install playwright axe-playwright-python` and `apt-get install chromium`; is skipped, with a reason, without.
+Needs `make .venv/e2e` and `apt-get install chromium`.
 """
 
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from tests.groups import program
 from tests.server.test_process import Process
 
 WAIT_MS = 20_000
@@ -21,13 +21,18 @@ Start = Callable[..., Process]
 Open = Callable[..., Any]
 
 
+def expect(what: Any) -> Any:
+    """playwright's, imported where it is used: modules of this folder are collected without it, too."""
+    from playwright.sync_api import expect
+
+    return expect(what)
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Of the module, not of the session: while playwright's loop runs, nobody else can run one in this thread."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no chromium here")
+    api = pytest.importorskip("playwright.sync_api", reason="`make .venv/e2e` installs it")
+    path = program("chromium", "chromium-browser", "google-chrome")
     api.expect.set_options(timeout=WAIT_MS)
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])

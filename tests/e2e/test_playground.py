@@ -12,12 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.e2e.conftest import Open, Start
+from tests.e2e.conftest import Open, Start, expect
 from tests.server.conftest import until
 from tests.server.test_process import Process
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-expect = sync_api.expect
 
 pytestmark = pytest.mark.slow
 
@@ -458,7 +455,7 @@ def test_forget_key(start: Start, visit: Open) -> None:
 @pytest.mark.parametrize("width", [360, 1600])
 def test_accessible(server: Process, visit: Open, scheme: str, width: int) -> None:
     """axe finds no serious fault, with everything in use; nothing sticks out sideways."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="`make .venv/e2e` installs it")
     page = visit(server, viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce")
     live(page)
     page.get_by_text("Search your own texts").click()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ import pytest
 
 from streambed import Engine
 from streambed.settings import Settings
+from tests.groups import program
 from tests.server.conftest import Live, Servers
 
 pytestmark = [
@@ -61,8 +61,8 @@ def agree(vectors: Any, expected: np.ndarray) -> bool:
 
 @pytest.fixture
 def node_says(live: Live) -> dict[str, Any]:
-    node = shutil.which("node")
-    if node is None or not (NODE / "node_modules" / "openai").is_dir():
+    node = program("node")
+    if not (NODE / "node_modules" / "openai").is_dir():
         pytest.skip("openai-node is not here; `make .venv/integrations` installs it")
     done = subprocess.run(
         [node, NODE / "embed.mjs", f"{live.url}/v1", live.model, json.dumps(TEXTS)],
