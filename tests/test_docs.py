@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from streambed.errors import ERROR_TABLE
 from streambed.server.sessions import ROUTES, Sessions
-from streambed.settings import Settings
+from streambed.settings import groups, shown_default
 from streambed.streams.protocol import HISTORY, TRANSITIONS
 from streambed.wire import (
     CLIENT_EVENTS,
@@ -38,14 +38,14 @@ def settings_page() -> str:
         "",
         "Made from `src/streambed/settings.py`; after a change there, run `make docs`. A flag wins over its variable.",
         "A repeatable variable holds its values separated by spaces.",
-        "",
-        "| flag | variable | default | meaning |",
-        "|---|---|---|---|",
     ]
-    for field in fields(Settings):
-        flag, default = field.name.replace("_", "-"), field.default
-        shown = "" if default in (None, (), False) else f"`{default}`"
-        lines.append(f"| `--{flag}` | `STREAMBED_{field.name.upper()}` | {shown} | {field.metadata['help']} |")
+    for heading, settings in groups().items():
+        lines += ["", f"## {heading}", "", "| flag | variable | default | meaning |", "|---|---|---|---|"]
+        for field in settings:
+            flag, default = field.name.replace("_", "-"), shown_default(field)
+            shown = f"`{default}`" if default else ""
+            meaning = field.metadata["help"].replace("|", "\\|")
+            lines.append(f"| `--{flag}` | `STREAMBED_{field.name.upper()}` | {shown} | {meaning} |")
     return "\n".join([*lines, "", "`--model-path` is `--model`; `--is-embedding` is accepted and does nothing.", ""])
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from streambed.errors import SettingsError
-from streambed.settings import Settings, is_loopback, parse_size
+from streambed.settings import Settings, groups, is_loopback, parse_size, show_size, shown_default
 
 
 @pytest.mark.parametrize(
@@ -89,6 +89,25 @@ def test_frozen() -> None:
 def test_every_field_has_help() -> None:
     for field in dataclasses.fields(Settings):
         assert field.metadata["help"].endswith("."), field.name
+
+
+def test_every_field_is_under_a_heading_and_each_heading_comes_once() -> None:
+    found = groups()
+    assert [field for each in found.values() for field in each] == list(dataclasses.fields(Settings))
+    assert all(heading and len(each) < 13 for heading, each in found.items()), "a heading is for a few"
+    assert sum("group" in field.metadata for field in dataclasses.fields(Settings)) == len(found)
+
+
+def test_defaults_as_one_writes_them() -> None:
+    shown = {field.name: shown_default(field) for each in groups().values() for field in each}
+    expected = {"model": "builtin", "port": "30000", "timeout": "600", "max_body": "16MiB", "long_input": "merge"}
+    assert {name: shown[name] for name in expected} == expected
+    assert [shown[name] for name in ("revision", "api_key", "no_auth", "kv_memory", "threads")] == [""] * 5
+
+
+@pytest.mark.parametrize("text", ["16MiB", "3GiB", "1KiB", "1025", "0", "1000000"])
+def test_a_size_is_shown_as_it_is_read(text: str) -> None:
+    assert show_size(parse_size(text)) == text
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 """The server's settings: frozen, validated once. Every field is a flag, an environment variable and a line of help.
 
-`model` is `--model` and `STREAMBED_MODEL`, and so on; `cli/serve.py` and `docs/settings.md` are made from this class.
+`model` is `--model` and `STREAMBED_MODEL`, and so on; `cli/serve.py` and `docs/settings.md` are made from this class. A
+field with `group=` begins a heading there; those after it stand under the same heading.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal
 
 from streambed.errors import SettingsError
@@ -20,10 +21,12 @@ def _setting(default: Any, help: str, **more: Any) -> Any:
 class Settings:
     """Raises SettingsError, in one line that names the flag, where a value makes no sense."""
 
-    model: str = _setting("builtin", "Model: builtin, a directory, or a hub id such as Qwen/Qwen3-Embedding-0.6B.")
+    model: str = _setting(
+        "builtin", "Model: builtin, a directory, or a hub id such as Qwen/Qwen3-Embedding-0.6B.", group="Model"
+    )
     revision: str | None = _setting(None, "Branch, tag or commit of a hub model.")
     served_model_name: tuple[str, ...] = _setting((), "Name of the model in requests (repeatable).")
-    host: str = _setting("127.0.0.1", "Address to listen on.")
+    host: str = _setting("127.0.0.1", "Address to listen on.", group="Address and keys")
     port: int = _setting(30000, "Port to listen on; 0 takes a free one.")
     api_key: tuple[str, ...] = _setting(
         (),
@@ -34,15 +37,17 @@ class Settings:
     allow_origin: tuple[str, ...] = _setting((), "Origin of web pages that may call the server (repeatable).")
     tls_cert: str | None = _setting(None, "TLS certificate file (PEM).")
     tls_key: str | None = _setting(None, "TLS private key file (PEM).")
-    dtype: str = _setting("auto", "Number format: auto, float32 or bfloat16.")
+    dtype: str = _setting("auto", "Number format: auto, float32 or bfloat16.", group="Compute")
     device: str = _setting("auto", "Device: auto, cpu, cuda or cuda:N.")
-    threads: int | None = _setting(None, "Threads of the CPU to compute with; all cores by default.")
+    threads: int | None = _setting(None, "CPU threads to compute with; by default one for each usable core.")
     kv_memory: int | None = _setting(
         None, "Memory for KV, such as 512MiB or 4GiB; a quarter of the machine's by default.", size=True
     )
     max_batch_tokens: int | None = _setting(None, "Rows of one step; by default what runs in a tenth of a second.")
     special_tokens: Literal["text", "parse"] = _setting(
-        "text", "What <|endoftext|> and its like mean inside a text: plain text, or parse them."
+        "text",
+        "How <|endoftext|> and other special tokens inside a text are read: as plain text, or as tokens.",
+        group="Texts and vectors",
     )
     long_input: Literal["merge", "truncate", "error"] = _setting(
         "merge", "What to do with a text beyond the window: merge its segments' vectors, truncate it, or error."
@@ -51,27 +56,30 @@ class Settings:
         (), "NAME=PATH of a folder from `streambed reduce fit`, for requests to choose (repeatable)."
     )
     accept_token_ids: bool = _setting(False, "Accept token ids as input (they must be this model's own).")
-    max_body: int = _setting(16 << 20, "Largest request body.", size=True)
+    max_body: int = _setting(16 << 20, "Largest request body.", size=True, group="Limits")
     max_requests: int = _setting(512, "Requests in progress at once; more are refused with 429.")
     timeout: float = _setting(600.0, "Seconds after which a request is given up with 504.")
-    session_ttl: float = _setting(600.0, "Seconds that a session lives without a client.")
-    max_sessions: int = _setting(1000, "Sessions of one key.")
-    max_sessions_per_socket: int = _setting(100, "Sessions on one WebSocket.")
-    max_session_characters: int = _setting(1 << 18, "Characters of a session's text.")
-    max_sockets: int = _setting(1000, "WebSockets at once; more are refused with 429.")
+    drain: float = _setting(30.0, "Seconds that requests in progress have to end after SIGTERM.")
+    session_ttl: float = _setting(600.0, "Seconds that a session lives without a client.", group="Sessions")
+    max_sessions: int = _setting(1000, "Sessions that one key may have at once.")
+    max_sessions_per_socket: int = _setting(100, "Sessions that one WebSocket may carry at once.")
+    max_session_characters: int = _setting(1 << 18, "Characters that a session's text may have.")
+    max_sockets: int = _setting(1000, "WebSockets open at once; more are refused with 429.")
     socket_idle: float = _setting(3600.0, "Seconds after which a WebSocket that sends nothing is closed.")
     socket_life: float = _setting(86400.0, "Seconds after which a WebSocket is closed; its sessions can be resumed.")
-    metrics_port: int | None = _setting(
-        None,
-        "Port of a listener of its own for /metrics, without a key; by default /metrics is on the main one, with it.",
+    journal: str | None = _setting(
+        None, "File that keeps the text of sessions, so that they outlive the process.", group="Journal"
     )
-    metrics_host: str = _setting("127.0.0.1", "Address of that listener.")
-    log_format: Literal["console", "json"] = _setting("console", "Log lines for people, or one JSON object each.")
-    journal: str | None = _setting(None, "File that keeps the text of sessions, so that they outlive the process.")
     journal_sync: Literal["full", "normal"] = _setting(
         "full", "What an acknowledged change survives: loss of power (full), or the end of the process (normal)."
     )
-    drain: float = _setting(30.0, "Seconds that requests in progress have to end after SIGTERM.")
+    metrics_port: int | None = _setting(
+        None,
+        "Port of a separate listener for /metrics, which asks for no key; by default /metrics is on --port.",
+        group="Metrics and logs",
+    )
+    metrics_host: str = _setting("127.0.0.1", "Address of the listener of --metrics-port.")
+    log_format: Literal["console", "json"] = _setting("console", "Log lines for people, or one JSON object each.")
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -120,6 +128,24 @@ class Settings:
         return is_loopback(self.host)
 
 
+def groups() -> dict[str, list[Field[Any]]]:
+    """The fields of Settings by their headings, in order."""
+    found: dict[str, list[Field[Any]]] = {}
+    heading = ""
+    for each in fields(Settings):
+        heading = each.metadata.get("group", heading)
+        found.setdefault(heading, []).append(each)
+    return found
+
+
+def shown_default(setting: Field[Any]) -> str:
+    """The default as one would write it, such as `16MiB`; empty where there is none, or it is off."""
+    value: Any = setting.default
+    if value is None or value is False or value == ():
+        return ""
+    return show_size(value) if setting.metadata.get("size") else str(value).removesuffix(".0")
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host name or address means this machine."""
     name = host.strip("[]").lower()
@@ -144,3 +170,11 @@ def parse_size(text: str) -> int:
     if not size < 1 << 63:
         raise ValueError("the size is larger than any memory")
     return int(size)
+
+
+def show_size(size: int) -> str:
+    """Bytes as `parse_size` reads them, in the largest unit that is exact: `16MiB`."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if size and not size % _UNITS[unit.lower()]:
+            return f"{size // _UNITS[unit.lower()]}{unit}"
+    return str(size)

@@ -217,7 +217,7 @@ def test_settings_that_cannot_be(monkeypatch: pytest.MonkeyPatch, variables: dic
 
 
 def test_settings_that_cannot_be_fail(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_module, "_usable_cores", lambda: 1)
+    monkeypatch.setattr(doctor_module, "usable_cores", lambda: 1)
     result = doctor("--json", STREAMBED_PORT="70000")
     assert result.exit_code == 1
     assert findings(result)["environment", "settings"][0] == "FAIL"

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import click
 
 import streambed
-from streambed.cli.serve import _Size, _usable_cores, serve
+from streambed.cli.options import Command, Size, model_options, option, usable_cores, use_threads
+from streambed.cli.serve import serve
 from streambed.errors import CheckpointError, SettingsError, StreambedError, TooLarge
 from streambed.model.checkpoint import Checkpoint, find_checkpoint, read_json
 from streambed.settings import Settings
@@ -107,26 +108,27 @@ def _plain(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in text)
 
 
-@click.command()
-@click.option("--model", default="builtin", show_default=True, envvar="STREAMBED_MODEL", help="As for serve.")
-@click.option("--revision", envvar="STREAMBED_REVISION", help="Branch, tag or commit of a hub model.")
-@click.option("--dtype", default="auto", show_default=True, envvar="STREAMBED_DTYPE", help="auto, float32 or bfloat16.")
-@click.option(
-    "--device", default="auto", show_default=True, envvar="STREAMBED_DEVICE", help="auto, cpu, cuda or cuda:N."
+@click.command(cls=Command)
+@model_options
+@option(
+    "--kv-memory",
+    type=Size(),
+    envvar="STREAMBED_KV_MEMORY",
+    help="Memory for KV, such as 512MiB or 4GiB; a quarter of the machine's by default.",
+    group="Model and compute",
 )
-@click.option("--kv-memory", type=_Size(), envvar="STREAMBED_KV_MEMORY", help="Memory for KV, such as 512MiB or 4GiB.")
-@click.option("--json", "as_json", is_flag=True, help="The same as one JSON object.")
-@click.option("--write-canonical", is_flag=True, hidden=True, help=f"Write {CANONICAL} beside the weights.")
+@option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.", group="Output")
+@option("--write-canonical", is_flag=True, hidden=True, help=f"Write {CANONICAL} beside the weights.")
 @click.pass_context
 def doctor(context: click.Context, /, as_json: bool, write_canonical: bool, **given: Any) -> None:
-    """Say what is here, check it, and name what is misconfigured.
+    """Check the machine, the environment variables and the model that a server would use, and say what is wrong.
 
     \b
     streambed doctor
     streambed doctor --model Qwen/Qwen3-Embedding-0.6B --json
 
-    Looks at what a server would use: machine, environment variables, model. Loads the model and compares ways to the same
-    vector. Exit code 1 where anything says FAIL.
+    It loads the model and checks that streamed, edited and batched texts get the same vectors. The exit code is 1 if any
+    line says FAIL. Brackets show the default of a flag and its environment variable.
     """
     report = Report(as_json)
     try:
@@ -145,14 +147,12 @@ def doctor(context: click.Context, /, as_json: bool, write_canonical: bool, **gi
 def _examine(
     report: Report, context: click.Context, checkpoint: Checkpoint, given: dict[str, Any], write: bool
 ) -> None:
-    import torch
-
     for finding in _machine():
         report.add(finding)
     settings, problem = _settings(given)
     for finding in _environment(settings, problem, _known_variables(context)):
         report.add(finding)
-    torch.set_num_threads(settings.threads or _usable_cores())  # as serve
+    use_threads(settings.threads)
     started = time.perf_counter()
     with _load(checkpoint, settings) as engine:
         seconds = time.perf_counter() - started
@@ -214,7 +214,7 @@ def _machine() -> Iterator[Finding]:
 
     import torch
 
-    cores, limit = _usable_cores(), _cpu_limit()
+    cores, limit = usable_cores(), _cpu_limit()
     yield found("processor", _processor())
     yield found("cores", f"{cores} usable" + (f"; a container's limit of {limit:g}" if limit is not None else ""))
     yield found("PyTorch uses", _capability())
@@ -386,7 +386,7 @@ def _environment(settings: Settings, problem: str | None, known: set[str]) -> It
         yield Finding("environment", "settings", "FAIL", f"serve would not start: {problem}")
     else:
         yield Finding("environment", "settings", "ok", "agree with one another")
-    threads, cores = settings.threads or _usable_cores(), _usable_cores()
+    threads, cores = settings.threads or usable_cores(), usable_cores()
     yield _threads(threads, cores)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         if name in os.environ:
@@ -417,7 +417,7 @@ def _threads(threads: int, cores: int) -> Finding:
 
 
 def _library_threads(name: str, value: str, threads: int, cores: int) -> Finding:
-    """serve overrides these; embed, and programs that load an Engine, do not."""
+    """The commands override these; programs that load an Engine do not."""
     first = value.split(",")[0].strip()
     if not first.isdigit() or not int(first):
         problem = f"{value!r} is no number of threads"

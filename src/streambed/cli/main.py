@@ -9,6 +9,7 @@ import click
 import streambed
 from streambed.cli.doctor import doctor
 from streambed.cli.embed import embed
+from streambed.cli.options import CONTEXT
 from streambed.cli.reduce import reduce
 from streambed.cli.serve import serve
 from streambed.cli.stream import stream
@@ -16,7 +17,7 @@ from streambed.errors import StreambedError
 from streambed.extras import explain
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings=CONTEXT)
 @click.version_option(streambed.__version__, package_name="streambed-embeddings")
 def cli() -> None:
     """Real-time text embeddings.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import secrets
 import signal
 import socket
@@ -12,13 +11,13 @@ import ssl
 import sys
 import typing
 from collections.abc import Callable
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from streambed.cli.options import Command, Size, option, use_threads
 from streambed.errors import SettingsError
-from streambed.settings import Settings, parse_size
+from streambed.settings import Settings, groups, shown_default
 
 if TYPE_CHECKING:
     from streambed.server.metrics import Metrics
@@ -30,50 +29,49 @@ logger = logging.getLogger("streambed")
 _ALIASES = {"model": ["--model-path"]}
 
 
-class _Size(click.ParamType[int]):
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> int:
-        try:
-            return value if isinstance(value, int) else parse_size(value)
-        except ValueError as error:
-            self.fail(str(error), param, context)
-
-
 def _options(command: Callable[..., None]) -> Callable[..., None]:
     """One flag and one environment variable for each field of Settings."""
     hints = typing.get_type_hints(Settings)
-    for field in reversed(fields(Settings)):
-        hint, more = hints[field.name], field.metadata
-        flag = f"--{field.name.replace('_', '-')}"
-        kind: Any = next((t for t in (int, float, str) if t is hint or t in typing.get_args(hint)), str)
-        options: dict[str, Any] = {"type": _Size() if more.get("size") else kind, "default": field.default}
-        if hint is bool:
-            options = {"is_flag": True, "default": field.default}
-        elif typing.get_origin(hint) is typing.Literal:
-            options["type"] = click.Choice(typing.get_args(hint))
-        elif typing.get_origin(hint) is tuple:
-            options["multiple"] = True
-        command = click.option(
-            flag,
-            *_ALIASES.get(field.name, []),
-            field.name,
-            envvar=f"STREAMBED_{field.name.upper()}",
-            show_envvar=True,
-            show_default=field.default not in (None, (), False),
-            help=more["help"],
-            **options,
-        )(command)
+    for heading, settings in reversed(groups().items()):
+        for field in reversed(settings):
+            hint = hints[field.name]
+            kind: Any = next((t for t in (int, float, str) if t is hint or t in typing.get_args(hint)), str)
+            options: dict[str, Any] = {"type": Size() if field.metadata.get("size") else kind}
+            if kind is not str and not field.metadata.get("size"):
+                options["metavar"] = "N" if kind is int else "SECONDS"
+            if hint is bool:
+                options = {"is_flag": True}
+            elif typing.get_origin(hint) is typing.Literal:
+                options["type"] = click.Choice(typing.get_args(hint))
+            elif typing.get_origin(hint) is tuple:
+                options["multiple"] = True
+            command = option(
+                f"--{field.name.replace('_', '-')}",
+                *_ALIASES.get(field.name, []),
+                field.name,
+                default=field.default,
+                shown=shown_default(field),
+                envvar=f"STREAMBED_{field.name.upper()}",
+                help=field.metadata["help"],
+                group=heading,
+                **options,
+            )(command)
     return command
 
 
-@click.command()
+@click.command(cls=Command)
 @_options
-@click.option("--is-embedding", is_flag=True, help="Accepted, as `sglang serve` has it; this server does nothing else.")
+@option(
+    "--is-embedding",
+    is_flag=True,
+    help="Accepted, as `sglang serve` has it; this server does nothing else.",
+    group="Of other servers",
+)
 def serve(is_embedding: bool, **values: Any) -> None:
     """Serve a model behind the OpenAI embeddings API.
 
-    Every flag can also be set by its environment variable.
+    Brackets show the default of a flag and its environment variable. A flag wins over its variable; a variable of a
+    repeatable flag holds its values separated by spaces.
     """
     run(Settings(**values))
 
@@ -94,13 +92,11 @@ def run(settings: Settings) -> None:
 
     journal = _open_journal(settings)
 
-    import torch
-
     from streambed.engine.engine import Engine
     from streambed.server.app import create_app
     from streambed.server.listener import Listener
 
-    torch.set_num_threads(settings.threads or _usable_cores())
+    use_threads(settings.threads)
     logger.info("Loading %s ...", settings.model)
     engine = Engine.load(
         settings.model,
@@ -218,10 +214,3 @@ def _raise_file_limit() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def _usable_cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every platform
-        return os.cpu_count() or 1

@@ -1,0 +1,108 @@
+"""Flags: how help shows them, and those that every command has that loads a model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, TypeVar
+
+import click
+
+from streambed.settings import Settings, parse_size, shown_default
+
+CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+"""How wide help may become, and what asks for it."""
+
+Callback = TypeVar("Callback", bound=Callable[..., Any])
+_HELP = {field.name: field.metadata["help"] for field in fields(Settings)}
+
+
+class Size(click.ParamType[int]):
+    """Bytes, written as `512MiB` or `4GiB`."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> int:
+        try:
+            return value if isinstance(value, int) else parse_size(value)
+        except ValueError as error:
+            self.fail(str(error), param, context)
+
+
+class Option(click.Option):
+    """A flag under a heading, whose default and variable stand in brackets behind its help."""
+
+    def __init__(self, *names: Any, group: str = "", shown: str | None = None, **more: Any) -> None:
+        """shown: the default as help has it; by default as it is."""
+        super().__init__(*names, **more)
+        self.group = group
+        if shown is None:
+            default = more.get("default")
+            shown = "" if default is None or default is False or default == () else str(default)
+        self._shown = shown
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        record = super().get_help_record(ctx)
+        if record is None:
+            return None
+        variables = [self.envvar] if isinstance(self.envvar, str) else list(self.envvar or ())
+        facts = [*([f"default: {self._shown}"] if self._shown else []), *variables]
+        facts += ["required"] if self.required else []
+        return record[0], f"{self.help}  [{'; '.join(facts)}]" if facts else self.help or ""
+
+
+class Command(click.Command):
+    """A command whose help has its flags under headings, in the order in which they come."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.context_settings = {**CONTEXT, **self.context_settings}
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
+                groups.setdefault(getattr(parameter, "group", "") or "Other", []).append(record)
+        for heading, records in groups.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+def option(*names: str, **more: Any) -> Callable[[Callback], Callback]:
+    """`click.option` with a `group`."""
+    return click.option(*names, cls=Option, **more)
+
+
+def model_options(command: Callback) -> Callback:
+    """Flags that say which model to load and what to compute it with. They and their variables are those of `serve`."""
+    kinds = {"model": str, "revision": str, "dtype": str, "device": str, "threads": click.IntRange(min=1)}
+    for name, kind in reversed(kinds.items()):
+        (field,) = (field for field in fields(Settings) if field.name == name)
+        command = option(
+            f"--{name}",
+            type=kind,
+            metavar=None if kind is str else "N",
+            default=field.default,
+            shown=shown_default(field),
+            envvar=f"STREAMBED_{name.upper()}",
+            help=_HELP[name],
+            group="Model and compute",
+        )(command)
+    return command
+
+
+def use_threads(threads: int | None) -> None:
+    """Computes with so many threads; by default with one for each core that this process may use."""
+    import torch
+
+    torch.set_num_threads(threads or usable_cores())
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on; a container's quota is not counted."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every platform
+        return os.cpu_count() or 1
