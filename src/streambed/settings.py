@@ -11,6 +11,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal
 
 from streambed.errors import SettingsError
+from streambed.origins import canonical_origin
 
 
 def _setting(default: Any, help: str, **more: Any) -> Any:
@@ -34,7 +35,12 @@ class Settings:
         secret=True,
     )
     no_auth: bool = _setting(False, "Serve without a key, whatever the address.")
-    allow_origin: tuple[str, ...] = _setting((), "Origin of web pages that may call the server (repeatable).")
+    allow_origin: tuple[str, ...] = _setting(
+        (), "Origin of web pages that may call the server, such as https://example.org (repeatable); * is any."
+    )
+    keep_alive: int = _setting(
+        75, "Seconds that a connection is kept open between two requests; more than a proxy in front keeps its own."
+    )
     tls_cert: str | None = _setting(None, "TLS certificate file (PEM).")
     tls_key: str | None = _setting(None, "TLS private key file (PEM).")
     dtype: str = _setting("auto", "Number format: auto, float32 or bfloat16.", group="Compute")
@@ -101,6 +107,7 @@ class Settings:
             ("max_sessions_per_socket", 1),
             ("max_session_characters", 1),
             ("max_sockets", 0),
+            ("keep_alive", 1),
         ):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -112,9 +119,7 @@ class Settings:
         names = [name for name, _ in self.reducers]
         if not all(names) or not all(path for _, path in self.reducers) or len(set(names)) < len(names):
             raise SettingsError(f"--reducer is {', '.join(self.reducer)}; NAME=PATH with different names is expected")
-        for origin in self.allow_origin:
-            if origin != "*" and "://" not in origin:
-                raise SettingsError(f"--allow-origin is {origin!r}; an origin such as https://example.org is expected")
+        object.__setattr__(self, "allow_origin", tuple(_origin(each) for each in self.allow_origin))
 
     @property
     def reducers(self) -> list[tuple[str, str]]:
@@ -155,6 +160,15 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
+
+
+def _origin(text: str) -> str:
+    if text == "*":
+        return text
+    try:
+        return canonical_origin(text)
+    except ValueError as error:
+        raise SettingsError(f"--allow-origin is {text!r}: {error}") from None
 
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}

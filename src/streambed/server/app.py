@@ -11,7 +11,6 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
@@ -25,6 +24,7 @@ from streambed.server.embeddings import Embeddings
 from streambed.server.guard import Guard, error_response, note
 from streambed.server.health import WATCHDOG_SECONDS, Health
 from streambed.server.metrics import Metrics
+from streambed.server.origins import Cors
 from streambed.server.playground import Page, Playground, Visits
 from streambed.server.sessions import ROUTES, Sessions
 from streambed.server.socket import Sockets
@@ -113,13 +113,7 @@ def create_app(
     inner: ASGIApp = guard
     if settings.allow_origin:
         # Outside the guard, so that the page that caused a refusal can read it.
-        inner = CORSMiddleware(
-            guard,
-            allow_origins=settings.allow_origin,
-            allow_methods=["GET", "POST", "PUT", "DELETE"],
-            allow_headers=["*"],  # SDKs send their own; the guard asks for a key whatever the headers
-            expose_headers=["Server-Timing", "Retry-After", "X-Request-Id"],
-        )
+        inner = Cors(guard, settings.allow_origin)
     return Access(inner, app.routes, metrics)
 
 

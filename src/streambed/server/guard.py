@@ -25,6 +25,8 @@ from streambed.errors import (
     Unauthorized,
     UnsupportedMedia,
 )
+from streambed.origins import same_host
+from streambed.server.origins import check_origin
 from streambed.server.playground import Visits
 from streambed.settings import Settings, is_loopback
 from streambed.wire import error_body
@@ -72,7 +74,7 @@ class Guard:
                 await self._app(scope, receive, answer)
                 return
             if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
-                self._check_origin(headers)
+                check_origin(headers, self._settings.allow_origin)
             brings_key = path == KEY_PATH
             if scope["method"] != "OPTIONS" and not brings_key:  # a preflight carries no key and reads nothing
                 scope.setdefault("state", {})["owner"] = self._check_key(headers)
@@ -108,7 +110,7 @@ class Guard:
         try:
             headers = _headers(scope)
             self._check_host(headers)
-            self._check_origin(headers)
+            check_origin(headers, self._settings.allow_origin)
             scope.setdefault("state", {})["owner"] = self._check_key(headers)
             if scope["path"] not in SOCKET_PATHS:
                 raise NotFound("there is no WebSocket at this path")
@@ -123,18 +125,6 @@ class Guard:
             await self._app(scope, receive, send)
         finally:
             self._sockets -= 1
-
-    def _check_origin(self, headers: dict[bytes, bytes]) -> None:
-        """Browsers open WebSockets and post for any page, so a page must be of this host (behind whatever terminates TLS)
-        or named by --allow-origin: cross-site WebSocket hijacking, cross-site request forgery."""
-        origin = headers.get(b"origin")
-        if origin is None:
-            return  # no browser
-        host = headers.get(b"host", b"")
-        allowed = self._settings.allow_origin
-        name = origin.decode("latin-1")
-        if origin.partition(b"://")[2].lower() != host.lower() and name not in allowed and "*" not in allowed:
-            raise ForbiddenOrigin("pages of this origin may not write or open streams here; see --allow-origin")
 
     def _check_host(self, headers: dict[bytes, bytes]) -> None:
         """Without a key, only names of this machine will do: a web page could point its own name here (DNS rebinding)."""
@@ -166,8 +156,8 @@ class Guard:
     def _visitor(self, headers: dict[bytes, bytes]) -> str | None:
         """Whose cookie it is. Browsers send it for pages of this site alone; where they say for which, it must be ours."""
         site = headers.get(b"sec-fetch-site", b"same-origin")
-        origin, host = headers.get(b"origin"), headers.get(b"host", b"")
-        if site != b"same-origin" or (origin is not None and origin.partition(b"://")[2].lower() != host.lower()):
+        origin, host = (headers.get(name, b"").decode("latin-1") for name in (b"origin", b"host"))
+        if site != b"same-origin" or (b"origin" in headers and not same_host(origin, host)):
             return None
         return self._visits.owner(headers.get(b"cookie", b"").decode("latin-1"))
 

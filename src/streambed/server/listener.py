@@ -37,7 +37,7 @@ class Listener(uvicorn.Server):
                 log_config=None,
                 server_header=False,
                 proxy_headers=False,
-                timeout_keep_alive=30,
+                timeout_keep_alive=settings.keep_alive,
                 timeout_graceful_shutdown=max(1, round(settings.drain)),
                 limit_concurrency=4 * settings.max_requests + settings.max_sockets,
                 ssl_certfile=settings.tls_cert,

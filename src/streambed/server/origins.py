@@ -1,0 +1,49 @@
+"""Which pages may call the server: those of this host, and those that `--allow-origin` names."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
+
+from streambed.errors import ForbiddenOrigin
+from streambed.origins import canonical_origin, same_host
+
+
+def is_allowed(origin: str, allowed: Collection[str]) -> bool:
+    """Whether an Origin header is one of these canonical ones, or `*` is."""
+    if "*" in allowed:
+        return True
+    try:
+        return canonical_origin(origin) in allowed
+    except ValueError:
+        return False
+
+
+def check_origin(headers: dict[bytes, bytes], allowed: Collection[str]) -> None:
+    """Browsers open WebSockets and post for any page, so a page must be of this host (behind whatever terminates TLS)
+    or named by --allow-origin: cross-site WebSocket hijacking, cross-site request forgery."""
+    origin = headers.get(b"origin")
+    if origin is None:
+        return  # no browser
+    name, host = origin.decode("latin-1"), headers.get(b"host", b"").decode("latin-1")
+    if not same_host(name, host) and not is_allowed(name, allowed):
+        raise ForbiddenOrigin("pages of this origin may not write or open streams here; see --allow-origin")
+
+
+class Cors(CORSMiddleware):
+    """Lets allowed pages read replies, also those of a public page that calls a server in its own network."""
+
+    def __init__(self, app: ASGIApp, allowed: Collection[str]) -> None:
+        super().__init__(
+            app,
+            allow_origins=allowed,
+            allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE"],
+            allow_headers=["*"],  # SDKs send their own; the guard asks for a key whatever the headers
+            allow_private_network=True,
+            expose_headers=["Server-Timing", "Retry-After", "X-Request-Id"],
+        )
+
+    def is_allowed_origin(self, origin: str) -> bool:
+        return is_allowed(origin, self.allow_origins)
