@@ -65,6 +65,10 @@ def test_accepted(values: dict[str, Any]) -> None:
         ({"allow_origin": ("example.org",)}, "--allow-origin"),
         ({"allow_origin": ("*", "localhost:80")}, "--allow-origin"),
         ({"allow_origin": ("",)}, "--allow-origin"),
+        ({"allow_origin": ("null",)}, "--allow-origin"),
+        ({"allow_origin": ("https://example.org/app",)}, "--allow-origin"),
+        ({"allow_origin": ("https://me:secret@example.org",)}, "--allow-origin"),
+        ({"keep_alive": 0}, "--keep-alive"),
     ],
 )
 def test_refused(values: dict[str, Any], named: str) -> None:
@@ -73,6 +77,11 @@ def test_refused(values: dict[str, Any], named: str) -> None:
     message = str(error.value)
     assert named in message
     assert "\n" not in message
+
+
+def test_origins_are_canonical() -> None:
+    settings = Settings(allow_origin=("HTTPS://Example.ORG:443/", "*", "http://Bücher.example:8080"))
+    assert settings.allow_origin == ("https://example.org", "*", "http://xn--bcher-kva.example:8080")
 
 
 def test_keys_are_not_in_the_message() -> None:

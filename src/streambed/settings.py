@@ -35,14 +35,16 @@ class Settings:
         secret=True,
     )
     no_auth: bool = _setting(False, "Serve without a key, whatever the address.")
+    tls_cert: str | None = _setting(None, "TLS certificate file (PEM).")
+    tls_key: str | None = _setting(None, "TLS private key file (PEM).")
     allow_origin: tuple[str, ...] = _setting(
-        (), "Origin of web pages that may call the server, such as https://example.org (repeatable); * is any."
+        (),
+        "Origin of web pages that may call the server, such as https://example.org (repeatable); * is any.",
+        group="Pages and proxies",
     )
     keep_alive: int = _setting(
         75, "Seconds that a connection is kept open between two requests; more than a proxy in front keeps its own."
     )
-    tls_cert: str | None = _setting(None, "TLS certificate file (PEM).")
-    tls_key: str | None = _setting(None, "TLS private key file (PEM).")
     dtype: str = _setting("auto", "Number format: auto, float32 or bfloat16.", group="Compute")
     device: str = _setting("auto", "Device: auto, cpu, cuda or cuda:N.")
     threads: int | None = _setting(None, "CPU threads to compute with; by default one for each usable core.")

@@ -332,6 +332,32 @@ def test_no_cors_unless_asked(live: Live) -> None:
     assert "Access-Control-Allow-Origin" not in preflight.headers
 
 
+def test_cors_compares_as_browsers_do(serve: Serve) -> None:
+    """What was given at start and what a page sends need not be written alike."""
+    live = serve(Settings(allow_origin=("HTTPS://App.Example:443/", "https://bücher.example")))
+    for origin in (ORIGIN, "https://app.example:443", "https://APP.example", "https://xn--bcher-kva.example"):
+        assert live.post("a", headers={"Origin": origin}).headers["Access-Control-Allow-Origin"] == origin
+        assert handshake(live, origin=origin).status_code == 101
+    for origin in ("http://app.example", "https://app.example:8443", "https://app.example/x", "https://me@app.example"):
+        reply = live.post("a", headers={"Origin": origin})
+        assert (reply.status_code, "Access-Control-Allow-Origin" in reply.headers) == (403, False)
+
+
+def test_private_networks(serve: Serve) -> None:
+    """Chromium asks whether a public page may call a server in the browser's own network: one that is allowed may."""
+    ask = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Private-Network": "true"}
+    live = serve(Settings(allow_origin=(ORIGIN,)), keys=KEYS)
+    preflight = live.client.options("/v1/embeddings", headers=ask | {"Origin": ORIGIN})
+    assert (preflight.status_code, preflight.headers["Access-Control-Allow-Private-Network"]) == (200, "true")
+    others = live.client.options("/v1/embeddings", headers=ask | {"Origin": "https://evil.example"})
+    assert others.status_code == 400
+    for name in ("Access-Control-Allow-Origin", "Access-Control-Allow-Private-Network"):
+        assert name not in others.headers
+    assert "Access-Control-Allow-Private-Network" not in live.post("a", headers=RIGHT | {"Origin": ORIGIN}).headers
+    closed = serve(Settings()).client.options("/v1/embeddings", headers=ask | {"Origin": ORIGIN})
+    assert "Access-Control-Allow-Private-Network" not in closed.headers
+
+
 def test_cors_for_openai_node_in_a_page(serve: Serve) -> None:
     live = serve(Settings(allow_origin=(ORIGIN,)))
     preflight = live.client.options(

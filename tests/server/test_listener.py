@@ -14,7 +14,7 @@ import websockets.exceptions
 
 from streambed import Engine
 from streambed.settings import Settings
-from tests.server.conftest import Servers, until
+from tests.server.conftest import Servers, read_all, until
 from tests.server.test_socket import SECONDS, Peer, check_vector, open_peer, sockets_of
 
 
@@ -122,3 +122,13 @@ def test_new_sockets_are_refused_meanwhile(servers: Servers, engine: Engine, mon
     assert response.status_code == 503
     assert response.headers["Retry-After"]
     assert json.loads(response.body or b"")["error"]["code"] == "not_ready"
+
+
+def test_idle_connections_are_kept_as_long_as_said(servers: Servers, engine: Engine) -> None:
+    """Longer than proxies keep theirs: else they send a request into a connection that has just been closed."""
+    assert Settings().keep_alive == 75
+    live = servers.start(engine, Settings(drain=5.0, keep_alive=1))
+    with live.connect() as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert read_all(connection).endswith(b"}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from streambed.errors import ForbiddenOrigin
@@ -47,3 +49,9 @@ class Cors(CORSMiddleware):
 
     def is_allowed_origin(self, origin: str) -> bool:
         return is_allowed(origin, self.allow_origins)
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if response.status_code != 200:
+            del response.headers["Access-Control-Allow-Private-Network"]
+        return response
