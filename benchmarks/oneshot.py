@@ -1,6 +1,6 @@
-"""One-shot texts and appends, beside sentence-transformers on the same weights in the same process.
+"""One-shot texts and appends, in turns with sentence-transformers on the same weights.
 
-    make bench                      # the 0.6B shape, bfloat16 where the processor has it
+    make bench                      # the shape of 0.6B, random weights, bfloat16 where the processor has it
     make bench ARGS="--dtype float32"
 
 Prints a Markdown table. Both run with the same threads; each figure is the best of several runs, taken in turns, since

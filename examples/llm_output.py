@@ -1,11 +1,11 @@
-"""An answer of a language model, embedded while it is written.
+"""The answer of a language model, embedded while it is being written.
 
     make serve                        # in another terminal
     python examples/llm_output.py
 
-The embedding of the answer is there when its last token is, and there is one for each sentence on the way, unless it
-was overtaken by the next: a guard that sees where an answer is heading need not wait for its end. Tokens come from a
-generator here; with a model they come from the stream of `chat.completions.create(..., stream=True)`.
+The embedding of the whole answer is ready shortly after its last token. On the way there is one for each sentence, unless
+the next sentence overtook it, so a guard can see where an answer is heading before it ends. The tokens here come from a
+generator; those of a real model come from `chat.completions.create(..., stream=True)`.
 """
 
 import sys
@@ -34,7 +34,7 @@ def generate() -> Iterator[str]:
 
 
 def listen(stream: Stream, question: np.ndarray) -> None:
-    """What comes while the answer is written."""
+    """Prints what comes while the answer is being written."""
     for event in stream:
         if isinstance(event, Emitted):
             print(f"after {event.offset} characters: {question @ event.vector:.2f}")
@@ -43,7 +43,7 @@ def listen(stream: Stream, question: np.ndarray) -> None:
 def main(url: str = "http://127.0.0.1:30000") -> None:
     with Client(url) as client:
         question = client.embed(QUESTION)[0]
-        # An embedding for each sentence, as soon as it ends, and for the whole when the writing stops.
+        # An embedding for each sentence as soon as it ends, and one for the whole when the writing stops.
         with client.open_stream(emit={"on": "sentence", "pause_ms": 100}) as stream:
             threading.Thread(target=listen, args=(stream, question), daemon=True).start()
             for token in generate():

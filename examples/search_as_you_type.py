@@ -1,9 +1,9 @@
-"""Search as you type: every keystroke re-ranks the answers, at the price of a few rows.
+"""Search as you type: every keystroke ranks the answers again, at the cost of computing a few tokens.
 
     make serve                                  # in another terminal
     python examples/search_as_you_type.py "how many hours does my kitten sleep"
 
-The list is embedded once, the query after each character of it; a line is printed when the best answer is another one.
+The list is embedded once, and the query after each of its characters. A line is printed whenever the best answer changes.
 """
 
 import sys

@@ -3,9 +3,10 @@
     make serve                        # in another terminal
     python examples/transcript.py
 
-Speech recognition sends hypotheses: each replaces the unfinished end of the one before. `set` hands each over as it is; the
-server finds what it has in common with the text before and computes the rest. A passage is retrieved each time that the
-stream emits, while the speaker still speaks, and a watch calls for a person as soon as the talk turns to cancelling.
+Speech recognition sends hypotheses, each of which replaces the unfinished end of the previous one. `set` passes each one on
+unchanged; the server finds out how much of its beginning is the same and computes the rest. A passage is retrieved each
+time the stream emits an embedding, while the speaker is still speaking, and a watch calls for a person as soon as the
+conversation turns to cancelling.
 """
 
 import asyncio
@@ -57,7 +58,7 @@ async def main(url: str = "http://127.0.0.1:30000") -> None:
             best = (vectors @ result.vector).argmax()
             print(f"{stream.text}\n  -> {PASSAGES[best]}")
             usage = result.usage
-            print(f"  {usage['cached_tokens']} of {usage['prompt_tokens']} tokens were there before the last word")
+            print(f"  {usage['cached_tokens']} of {usage['prompt_tokens']} tokens were computed before the last word")
         await listening
 
 

@@ -69,7 +69,7 @@ def test_transcript(example: Example) -> None:
     assert int(triggered[0][1]) <= len(spoken)
     assert f"{spoken}\n  -> " in output
     assert "  -> A contract can be cancelled at the end of any month." in output or "-> The router's light" in output
-    match = re.search(r"(\d+) of (\d+) tokens were there before the last word", output)
+    match = re.search(r"(\d+) of (\d+) tokens were computed before the last word", output)
     assert match
     assert 0 < int(match[1]) <= int(match[2])
 

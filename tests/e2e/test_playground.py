@@ -97,7 +97,7 @@ def test_type_edit_search(server: Process, visit: Open) -> None:
     area.fill("")
     shows(page, "")
     expect(page.locator("#tokens")).to_have_text("0")
-    expect(page.locator("#settled")).to_have_text("Ranked anew at each change.")
+    expect(page.locator("#settled")).to_have_text("The ranking is updated after each change.")
     area.fill("cats sleep most of the day")
     expect(page.locator("#results li").first).to_contain_text(re.compile("Cats sleep|猫は一日"))
 
@@ -182,7 +182,7 @@ def test_long_text(server: Process, visit: Open) -> None:
         expect(page.locator("#row-repost td").nth(1)).not_to_have_text("–")
         shows(page, words + " and its bank" + "s of"[: n + 1])
         page.wait_for_timeout(500)
-    expect(page.locator("#compare-words")).to_contain_text("times sooner")
+    expect(page.locator("#compare-words")).to_contain_text("The stream is")
     stream, whole = page.locator("#row-stream td"), page.locator("#row-repost td")
     assert float(stream.nth(0).inner_text().replace(",", "")) < float(whole.nth(0).inner_text().replace(",", ""))
     assert int(stream.nth(2).inner_text()) < 32
@@ -314,7 +314,7 @@ def test_killed_server(start: Start, visit: Open, tmp_path: Path, journal: bool)
     server = start("--port", str(server.port), *arguments)
     if page.locator("#retry").is_visible():
         page.locator("#retry").click()
-    words = "Resumed cold" if journal else "begun again with the whole text"
+    words = "kept only its text" if journal else "had lost the session"
     expect(page.locator("#state-detail")).to_contain_text(words)
     live(page)
     is_exact(page, server, text)
@@ -409,7 +409,7 @@ def test_key(start: Start, visit: Open) -> None:
     expect(page.locator("#state-words")).to_have_text("Needs a key")
     field.fill("wrong")
     page.keyboard.press("Enter")
-    expect(page.locator("#key-fault")).to_have_text("This is not a key of this server.")
+    expect(page.locator("#key-fault")).to_have_text("The server does not accept this key.")
     field.fill("correct-horse")
     page.keyboard.press("Enter")
     live(page)

@@ -46,9 +46,9 @@ const connection = new Connection({
   },
   received: (event) => stream.received(event),
   closed: () => stream.closed(),
-  waiting: (until, why) => status.show("waiting", `${why} What you type is kept, and sent then.`, { until }),
+  waiting: (until, why) => status.show("waiting", `${why} What you type is kept, and sent later.`, { until }),
   locked() {
-    status.show("locked", stream.text ? "The server asks for its key again; your text is kept." : "");
+    status.show("locked", stream.text ? "The server requires the key again. Your text is kept." : "");
     part("forget").hidden = true;
     delete localStorage.keyed;
     keyForm.ask();
@@ -58,8 +58,8 @@ const connection = new Connection({
 const stream = new Stream(connection, {
   attached: (words) => status.show("live", words, { passing: true }),
   flowing: () => status.show("live"),
-  held: (kind, words) => status.show(kind, kind === "overloaded" ? `${sentence(words)} Tried again in a second.` : `${sentence(words)} The vector is of the text before this change.`),
-  asleep: () => status.show("asleep", "The server closed an idle connection. Type to go on."),
+  held: (kind, words) => status.show(kind, kind === "overloaded" ? `${sentence(words)} Trying again in a second.` : `${sentence(words)} The vector still shows the text before this change.`),
+  asleep: () => status.show("asleep", "The idle connection was closed. Type to continue."),
   acknowledged(revision, offset) {
     set("revision", count(revision));
     set("offset", count(offset));

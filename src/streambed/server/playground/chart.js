@@ -102,6 +102,6 @@ export class Chart {
       .map(({ name }, k) => (newest && !Number.isNaN(newest[k]) ? `${name} ${this.#format(newest[k])}` : ""))
       .filter(Boolean)
       .join(", ");
-    this.#canvas.ariaLabel = words ? `Over the last changes; now ${words}` : "Nothing yet";
+    this.#canvas.ariaLabel = words ? `The last changes; the newest is ${words}` : "No values yet";
   }
 }

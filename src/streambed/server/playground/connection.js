@@ -108,8 +108,8 @@ export class Connection {
 }
 
 function whyClosed(open, code) {
-  if (!open) return "The server takes no WebSocket: too many are open, or a proxy does not pass them.";
+  if (!open) return "The server does not accept a WebSocket: too many are open, or a proxy does not pass them on.";
   if (code === 1012) return "The server is shutting down.";
-  if (code === 1009) return "That change was larger than a frame may be.";
+  if (code === 1009) return "That change was too large for one WebSocket frame.";
   return "The connection was lost.";
 }

@@ -22,7 +22,7 @@ export class KeyForm {
         form.hidden = true;
         opened();
       } catch (error) {
-        this.#fault.textContent = error.status === 401 ? "This is not a key of this server." : error.message;
+        this.#fault.textContent = error.status === 401 ? "The server does not accept this key." : error.message;
         this.#input.select();
       } finally {
         button.disabled = false;

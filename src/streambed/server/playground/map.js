@@ -197,7 +197,7 @@ export class Map2D {
   #tell() {
     const index = this.#shown >= 0 ? this.#shown : this.#best;
     let words = this.#texts[index];
-    if (words === undefined) words = this.#places.length ? "Point at a dot to read it." : "Appears when the texts are embedded.";
+    if (words === undefined) words = this.#places.length ? "Point at a dot to read its text." : "The map appears once the texts are embedded.";
     else if (this.#shown < 0) words = `Nearest: ${words}`;
     if (this.#caption.textContent !== words) this.#caption.textContent = words;
   }

@@ -8,7 +8,7 @@ const SLICE_MS = 8;
  */
 
 /**
- * Principal components by power iteration; gives way every few milliseconds, so that typing is not held up.
+ * Principal components by power iteration; pauses every few milliseconds, so typing is never held up.
  * @param {Float32Array} matrix rows one after the other
  * @param {number} rows
  * @param {number} dimensions

@@ -2,8 +2,8 @@ import { embed } from "./api.js";
 import { RunningMedian, count, figure } from "./numbers.js";
 
 const NOTES = {
-  cold: "A random number before each text hides it from this server's cache, so that it is computed whole, as by a server without one. Both share this server: each slows the other.",
-  cached: "The start of each text is found in this server's cache; the whole text still travels and is tokenised each time.",
+  cold: "A random number before each text defeats this server's cache, so all of it is computed, as on a server without one. Both run here at once, so each slows the other.",
+  cached: "The server finds the start of each text in its cache. The text is still sent and tokenised each time.",
 };
 
 /** The same keystrokes as whole texts, timed beside the stream. */
@@ -89,16 +89,16 @@ export class Repost {
       tally.values().forEach((value, k) => (cells[k + 1].textContent = value));
       this.#part(`bar-${name}`).style.transform = `scaleX(${(tally.median || 0) / slowest})`;
     }
-    this.#part("compare-words").textContent = this.#fault ? `No answer to the whole text: ${this.#fault}` : this.#verdict();
+    this.#part("compare-words").textContent = this.#fault ? `The whole text got no answer: ${this.#fault}` : this.#verdict();
   }
 
   #verdict() {
     const [stream, whole] = [this.#stream, this.#whole];
     const overtaken = this.#overtaken ? ` ${count(this.#overtaken)} whole texts were overtaken by the next keystroke.` : "";
-    if (!stream.answers || !whole.answers) return `Type, and both are timed.${overtaken}`;
+    if (!stream.answers || !whole.answers) return `Type to time both.${overtaken}`;
     const ratio = whole.median / stream.median;
-    const sooner = ratio >= 1 ? `The stream answers ${figure(ratio)} times sooner` : `The stream answers ${figure(1 / ratio)} times later`;
-    return `${sooner} and computes ${count(stream.lastRows)} rows where the whole text takes ${count(whole.lastRows)}.${overtaken}`;
+    const faster = ratio >= 1 ? `The stream is ${figure(ratio)} times as fast as the whole text` : `The whole text is ${figure(1 / ratio)} times as fast as the stream`;
+    return `${faster}. Last change: ${count(stream.lastRows)} rows against ${count(whole.lastRows)}.${overtaken}`;
   }
 }
 

@@ -125,7 +125,7 @@ export class Search {
     } catch (error) {
       if (signal.aborted) return;
       if (!(error instanceof ApiError)) throw error;
-      this.#fault(error.status === 0 ? "The texts could not be embedded; they will be when the server is back." : `The texts could not be embedded: ${error.message}`);
+      this.#fault(error.status === 0 ? "The texts will be embedded when the server is back." : `The texts could not be embedded: ${error.message}`);
     } finally {
       if (!signal.aborted) {
         progress.hidden = true;
@@ -161,8 +161,8 @@ export class Search {
 
   #renderSettled() {
     const words = this.#part("settled");
-    if (!this.#vector || this.#best < 0) words.textContent = "Ranked anew at each change.";
-    else if (!this.#changes.length) words.textContent = "Ranked for the text as it is.";
+    if (!this.#vector || this.#best < 0) words.textContent = "The ranking is updated after each change.";
+    else if (!this.#changes.length) words.textContent = "This is the ranking for the current text.";
     else words.innerHTML = `Settled after <b>${count(this.#settled)}</b> of <b>${count(this.#length)}</b> characters`;
     this.#root.dataset.settled = this.#best < 0 ? "" : `${this.#settled}/${this.#length}`;
     const track = this.#part("track");
@@ -177,7 +177,7 @@ export class Search {
   #listenForFiles() {
     const lines = this.#part("own-lines");
     const file = this.#part("own-file");
-    this.#part("own-use").addEventListener("click", () => this.#take(() => parse(lines.value, "what was pasted")));
+    this.#part("own-use").addEventListener("click", () => this.#take(() => parse(lines.value, "the pasted text")));
     this.#part("own-choose").addEventListener("click", () => file.click());
     this.#part("own-samples").addEventListener("click", () => this.#take(() => samples()));
     file.addEventListener("change", () => {
@@ -199,7 +199,7 @@ export class Search {
   }
 }
 
-/** A place in the list. Texts come and go in it; elements stay, so that nothing jumps. */
+/** A place in the list. Its text changes; its elements stay, so nothing jumps. */
 class Row {
   #item = document.createElement("li");
   #bar = document.createElement("span");

@@ -30,8 +30,8 @@ const LOST = new Set(["revision_conflict", "revision_gap", "offset_conflict", "o
  */
 
 /**
- * One session, that follows a local text through lost sockets and restarted servers. What the server has is known exactly: the
- * text at the acknowledged revision, and the changes sent after it, each naming its revision, so that sending it twice is harmless.
+ * One session that follows a local text through lost sockets and restarted servers. It knows what the server has: the text
+ * at the acknowledged revision, and the changes sent since, each with its revision, so that it may be sent twice.
  */
 export class Stream {
   #connection;
@@ -132,7 +132,7 @@ export class Stream {
         this.#base = { revision: event.revision, text: "" };
         this.#pending = [];
         this.#unknown = false;
-        this.#attach(event, this.#session ? "The server no longer had the session: begun again with the whole text." : "");
+        this.#attach(event, this.#session ? "The server had lost the session; a new one has the whole text." : "");
         break;
       case "session.resumed":
         this.#resumed(event);
@@ -207,7 +207,7 @@ export class Stream {
     for (const change of this.#pending) this.#send(change.event);
     this.#attach(
       event,
-      event.kv === "cold" ? "Resumed cold: the text was kept, and is computed once more." : "Resumed where it was.",
+      event.kv === "cold" ? "Resumed: the server kept only its text and computes it again." : "Resumed where it was.",
     );
   }
 
@@ -242,7 +242,7 @@ export class Stream {
       base_revision: this.#base.revision + this.#pending.length,
     };
     if (change.text.length * 3 > this.#limits.max_frame_bytes - 1024 && !this.#fits(event)) {
-      this.#hold("refused", "This change is larger than one frame may be. Paste it in pieces.");
+      this.#hold("refused", "This change is too large for one WebSocket frame. Paste it in pieces.");
       return;
     }
     this.#unknown = false;
@@ -263,7 +263,7 @@ export class Stream {
     return new TextEncoder().encode(JSON.stringify(event)).length < this.#limits.max_frame_bytes - 128;
   }
 
-  /** A browser does not see a dead link: while something is unanswered, silence is taken for one. */
+  /** Browsers do not notice a dead link; silence while an answer is due counts as one. */
   #listen() {
     this.#pulse ||= setInterval(() => {
       if (!this.#pending.length) {

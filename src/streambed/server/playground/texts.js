@@ -16,7 +16,7 @@ export async function samples() {
 
 /** @param {File} file @returns {Promise<string[]>} */
 export async function read(file) {
-  if (file.size > MOST_BYTES) throw new BadTexts(`${file.name} has more than 8 MB; that is more than this page takes.`);
+  if (file.size > MOST_BYTES) throw new BadTexts(`${file.name} is larger than the 8 MB that this page accepts.`);
   let content;
   try {
     content = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
@@ -33,7 +33,7 @@ export async function read(file) {
  */
 export function parse(content, name) {
   const kind = name.toLowerCase().split(".").at(-1);
-  if (kind === "csv") throw new BadTexts("Columns are not understood here. Save the one with the texts as .txt, a line each.");
+  if (kind === "csv") throw new BadTexts("Columns cannot be read here. Save the one with the texts as .txt, one text a line.");
   const reader = { json: array, jsonl: objects, ndjson: objects }[kind] ?? lines;
   const texts = reader(content, name);
   return checked(texts.map((text) => text.trim()).filter(Boolean), name);
@@ -74,7 +74,7 @@ function textOf(value, where) {
 function checked(texts, name) {
   if (!texts.length) throw new BadTexts(`There is no text in ${name}.`);
   if (texts.length > MOST_TEXTS) {
-    throw new BadTexts(`${name} has ${count(texts.length)} texts; this page takes up to ${count(MOST_TEXTS)}.`);
+    throw new BadTexts(`${name} has ${count(texts.length)} texts; this page accepts up to ${count(MOST_TEXTS)}.`);
   }
   const long = texts.findIndex((text) => text.length > MOST_CHARACTERS);
   if (long >= 0) throw new BadTexts(`Text ${long + 1} of ${name} has more than ${count(MOST_CHARACTERS)} characters.`);

@@ -12,7 +12,7 @@ const MOST = 64;
  * @property {number} threshold
  */
 
-/** Texts to look out for. The server says when one is reached; how near the stream is meanwhile is computed here. */
+/** Texts to watch for. The server reports when one is reached; how near it is until then is computed here. */
 export class Watches {
   #part;
   #changed;
