@@ -1,8 +1,14 @@
 # Every target sets up what it needs first. On a fresh machine: `make serve`, `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
-# torch first and alone: on some platforms a later resolution would fetch another build of it.
+# torch first and alone, and its version said again with whatever comes later: so nothing fetches another build of it.
 TORCH := torch==2.13.0
+# 1: PyTorch with CUDA, 0: for CPUs; by default what nvidia-smi says. TORCH_INDEX: package index to take it from.
+GPU ?=
+TORCH_INDEX ?=
+INSTALL := $(BIN)/pip install --disable-pip-version-check "$(TORCH)" --editable
+STARTED := $(shell date +%s)
+SET_UP = echo "Streambed: set up in $$(($$(date +%s) - $(STARTED))) seconds; .venv has $$(du -sm .venv | cut -f1) MB"
 ARGS ?=
 
 .PHONY: setup serve test test-all lint format docs bench bench-stream bench-prefixes bench-metrics builtin-model eval-model notebook clean
@@ -10,37 +16,46 @@ ARGS ?=
 setup: .venv/dev
 
 .venv/pip:
+	@$(PYTHON) -c '' 2>/dev/null || \
+		{ echo "Streambed needs Python 3.11 or newer, and $(PYTHON) does not run: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Streambed needs Python 3.11 or newer, and $(PYTHON) is %d.%d: make PYTHON=python3.12 ..." % sys.version_info[:2] or 0)'
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+		{ echo "Streambed needs venv and ensurepip, which $(PYTHON) has not; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@echo "Streambed: making a virtual environment in .venv ..."
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Streambed needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	@touch $@
 
-.venv/serve: .venv/pip pyproject.toml
-	@echo "Streambed: installing PyTorch and the server (a few minutes the first time) ..."
-	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" --editable '.[server]'
+.venv/$(TORCH): .venv/pip
+	@$(BIN)/python tools/install_torch.py "$(TORCH)" --index "$(TORCH_INDEX)" --gpu "$(GPU)"
+	@touch $@
+
+.venv/serve: .venv/$(TORCH) pyproject.toml
+	@echo "Streambed: installing the server (about 50 MB to download) ..."
+	$(INSTALL) '.[server]'
+	@$(SET_UP)
 	@touch $@
 
 .venv/dev: .venv/serve
-	@echo "Streambed: installing what the tests need ..."
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,reduce]'
+	@echo "Streambed: installing what the tests need (about 300 MB to download) ..."
+	$(INSTALL) '.[dev,reduce]'
+	@$(SET_UP)
 	@touch $@
 
 .venv/integrations: .venv/dev
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[integrations]'
+	$(INSTALL) '.[integrations]'
 	cd tests/integrations/node && npm ci --silent --no-audit --no-fund
 	@touch $@
 
 .venv/training: .venv/dev
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[training]'
+	$(INSTALL) '.[training]'
 	@touch $@
 
 .venv/notebook: .venv/dev
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[notebook]'
+	$(INSTALL) '.[notebook]'
 	@touch $@
 
 .venv/e2e: .venv/dev
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[e2e]'
+	$(INSTALL) '.[e2e]'
 	@touch $@
 
 serve: .venv/serve
