@@ -19,8 +19,8 @@ import pytest
 import websockets.sync.client
 
 from streambed import AsyncClient, Engine
-from streambed.client import aclient
-from streambed.client.aclient import AsyncStream
+from streambed.client import aclient, astream
+from streambed.client.astream import AsyncStream
 from streambed.client.reconnect import Emitted, Triggered
 from streambed.errors import (
     ConnectionLost,
@@ -716,7 +716,7 @@ def test_another_clients_changes_are_noticed(live: Live) -> None:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connects again without much waiting."""
-    monkeypatch.setattr(aclient, "backoff", lambda attempt: 0.01)
+    monkeypatch.setattr(astream, "backoff", lambda attempt: 0.01)
 
 
 def test_a_wrong_key_is_told_and_not_tried_again(serve: Serve, proxy: MakeProxy) -> None:

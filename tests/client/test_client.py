@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from streambed import AsyncClient, Client, Engine
-from streambed.client.aclient import AsyncStream
+from streambed.client.astream import AsyncStream
 from streambed.client.client import Stream
 from streambed.client.reconnect import Emitted, Triggered
 from streambed.errors import ConnectionLost, InvalidRequest, NotFound, TooLarge

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
 import json
 from collections import deque
@@ -10,13 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streambed.client import reconnect
-from streambed.client.reconnect import Emitted, Ledger, Triggered, backoff, check_text, decode
+from streambed.client.reconnect import Emitted, Ledger, Triggered, backoff
 from streambed.errors import (
     ERROR_TABLE,
     ConnectionLost,
@@ -835,26 +833,6 @@ def test_an_answer_without_anything_is_an_internal_error() -> None:
     for status in (None, 502, 418):
         assert type(error_of({}, status)) is Internal
     assert "418" in str(error_of({}, 418))
-
-
-@given(st.lists(st.floats(width=32, allow_nan=False), max_size=8))
-def test_vectors_travel_as_numbers_or_base64(numbers: list[float]) -> None:
-    vector = np.asarray(numbers, dtype=np.float32)
-    for travelling in (numbers, base64.b64encode(vector.astype("<f4").tobytes()).decode()):
-        back = decode(travelling)
-        assert back.dtype == np.float32
-        assert back.tolist() == vector.tolist()
-        assert back.flags.writeable
-
-
-@given(st.text(st.characters(codec=None, exclude_categories=[])))
-def test_a_lone_surrogate_is_no_text(text: str) -> None:
-    lone = any(0xD800 <= ord(character) <= 0xDFFF for character in text)
-    if not lone:
-        check_text(text)
-        return
-    with pytest.raises(InvalidRequest, match="surrogate"):
-        check_text(text)
 
 
 @given(st.integers(0, 10_000))

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
 from streambed.errors import Internal, InvalidRequest
-from streambed.vectors.shape import EncodingFormat, check_dimensions, check_encoding, encode, shorten
+from streambed.vectors.shape import EncodingFormat, check_dimensions, check_encoding, decode, encode, shorten
 
 Vectors = NDArray[np.float32]
 LARGEST = float(np.finfo(np.float32).max)
@@ -182,3 +182,13 @@ def test_encodings_of_odd_sizes(encoding_format: EncodingFormat) -> None:
     with pytest.raises(InvalidRequest, match="63 is not a multiple of 8") as caught:
         check_encoding(encoding_format, 63)
     assert caught.value.param == "encoding_format"
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False), max_size=8))
+def test_vectors_travel_as_numbers_or_base64(numbers: list[float]) -> None:
+    vector = np.asarray(numbers, dtype=np.float32)
+    for travelling in (numbers, base64.b64encode(vector.astype("<f4").tobytes()).decode()):
+        back = decode(travelling)
+        assert back.dtype == np.float32
+        assert back.tolist() == vector.tolist()
+        assert back.flags.writeable

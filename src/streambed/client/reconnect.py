@@ -6,7 +6,6 @@ that is pending can be sent again: the server applies each once (docs/protocol.m
 
 from __future__ import annotations
 
-import base64
 import random
 from collections import deque
 from collections.abc import Iterator
@@ -25,6 +24,8 @@ from streambed.errors import (
     StreambedError,
     TooLarge,
 )
+from streambed.text.strings import check_text, common_prefix
+from streambed.vectors.shape import decode
 from streambed.wire import (
     EmbeddingDone,
     EmbeddingSkipped,
@@ -151,7 +152,7 @@ class Ledger:
             # In pieces, of which all but the first are appended: so none of them reaches back before a segment that the
             # one before has ended. What both texts begin with is left alone.
             text += self.text[end:]
-            same = _common_prefix(self.text[start:], text)
+            same = common_prefix(self.text[start:], text)
             start, end, text = start + same, len(self.text), text[same:]
             type = "input_text.replace"
         for at in range(0, max(len(text), 1), PIECE):
@@ -399,30 +400,6 @@ def backoff(attempt: int) -> float:
     """Seconds before the next attempt: a tenth, doubled up to five, and less by chance so that not all come at once."""
     ceiling: float = min(5.0, 0.1 * 2 ** min(attempt, 10))
     return ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
-
-
-def _common_prefix(a: str, b: str) -> int:
-    """How many characters both begin with, by bisection."""
-    low, high = 0, min(len(a), len(b))
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if a[:middle] == b[:middle] else (low, middle - 1)
-    return low
-
-
-def check_text(text: str) -> None:
-    """Raises InvalidRequest for a lone surrogate, which is no character and cannot travel."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InvalidRequest("the text has a lone surrogate, which is no character") from None
-
-
-def decode(embedding: Any) -> NDArray[np.float32]:
-    """A vector as it travels: base64 of little-endian float32, or numbers."""
-    if isinstance(embedding, str):
-        return np.frombuffer(base64.b64decode(embedding), dtype="<f4").astype(np.float32)
-    return np.asarray(embedding, dtype=np.float32)
 
 
 def _emitted(event: EmbeddingDone) -> Emitted:

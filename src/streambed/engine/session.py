@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from streambed.engine.sequence import Embedding, Sequence
 from streambed.errors import InvalidRequest, NotFound, TooLarge
-from streambed.text.incremental import IncrementalTokenizer, common_prefix
+from streambed.text.incremental import IncrementalTokenizer
 from streambed.text.segments import Segment, segments
+from streambed.text.strings import common_prefix
 from streambed.vectors.shape import check_dimensions, shorten
 
 if TYPE_CHECKING:

@@ -27,7 +27,9 @@ import tokenizers
 from tokenizers import pre_tokenizers
 
 from streambed.errors import InvalidRequest, TooLarge
-from streambed.text.tokenizer import Tokenizer, check_text
+from streambed.text.strings import check_text
+from streambed.text.strings import common_prefix as common_prefix
+from streambed.text.tokenizer import Tokenizer
 
 QWEN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -285,17 +287,6 @@ class IncrementalTokenizer:
             tail = self._whole[self._tail :]
             self._tail_tokens = self._splits.tokenizer.backend.encode(tail, add_special_tokens=False).ids
         return self._tail_tokens
-
-
-def common_prefix(a: str, b: str) -> int:
-    """Length of what two texts begin alike."""
-    if b.startswith(a):
-        return len(a)
-    low, high = 0, min(len(a), len(b))
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if a[:middle] == b[:middle] else (low, middle - 1)
-    return low
 
 
 def _begins_a_token(text: str, ordered: list[str]) -> bool:

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from streambed.errors import TooLarge
 from streambed.text.incremental import IncrementalTokenizer, Splits
-from streambed.text.tokenizer import check_text
+from streambed.text.strings import check_text
 
 LongInput = Literal["merge", "truncate", "error"]
 """What to do with a text beyond the window."""

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import tokenizers
 
 from streambed.errors import CheckpointError, InvalidRequest
+from streambed.text.strings import check_text as check_text
 
 SpecialTokens = Literal["text", "parse"]
 """What `<|endoftext|>` and its like mean inside a text: plain characters (`text`), or themselves (`parse`)."""
@@ -61,9 +62,9 @@ class Tokenizer:
         """`encode` of many texts, on all cores."""
         for index, text in enumerate(texts):
             try:
-                check_text(text)
+                check_text(text, f"text {index}")
             except InvalidRequest as error:
-                raise InvalidRequest(f"text {index}: {error.message}", f"input[{index}]") from None
+                raise InvalidRequest(error.message, f"input[{index}]") from None
         return [encoding.ids for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     def end_of(self, text: str, count: int) -> int:
@@ -73,13 +74,3 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> list[str]:
         """The piece of text that each token stands for; a token of broken UTF-8 gives replacement characters."""
         return [self.backend.decode([token], skip_special_tokens=False) for token in ids]
-
-
-def check_text(text: str) -> None:
-    """Raises InvalidRequest where `text` holds a lone surrogate, which is no character and has no UTF-8."""
-    if text.isascii():
-        return
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidRequest(f"text has a lone surrogate at character {error.start}") from None

@@ -80,3 +80,10 @@ def encode(vector: NDArray[np.float32], encoding_format: EncodingFormat) -> dict
         case "ubinary":
             return {"embedding": np.packbits(vector > 0), "scale": float(np.abs(vector).mean())}
     return {"embedding": np.ascontiguousarray(vector)}
+
+
+def decode(embedding: Any) -> NDArray[np.float32]:
+    """A vector as it travels in `base64` or `float`: float32 [dimensions]."""
+    if isinstance(embedding, str):
+        return np.frombuffer(base64.b64decode(embedding), dtype="<f4").astype(np.float32)
+    return np.asarray(embedding, dtype=np.float32)

@@ -1,0 +1,391 @@
+"""A growing text on a server, for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, Self
+
+import orjson
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+
+from streambed.client.reconnect import Emitted, Ledger, Triggered, backoff
+from streambed.errors import ConnectionLost, InvalidRequest, RequestError, StreambedError
+from streambed.wire import InputTextAck, SessionClosed, error_of, load
+
+FIRST_SECONDS = 5.0
+"""How long a stream tries to reach a server that has never answered."""
+MAX_UNACKNOWLEDGED = 512
+"""Changes kept before `append` waits; the server compares as many again."""
+CLOSE_SECONDS = 5.0
+"""How long `aclose` tries to have the session closed; if in vain, it expires."""
+MAX_KEPT = 1024
+"""Triggers and last embeddings of segments kept for who iterates; older ones go."""
+
+
+class AsyncStream:
+    """A growing text on a server, over a connection that may break and comes back. Made by `open_stream`.
+
+    Changes return as soon as they are taken; they are sent in order, kept until the server has acknowledged them, and sent
+    again after a lost connection; the server applies each once. If the server has lost the session (it was restarted without
+    a journal), the stream begins it again with the text that it has. Positions count code points.
+
+    A change that the server refuses (the text would be too long) raises at the next call, or from the `embedding` that waits
+    for it; neither it nor what was changed after it is applied, and `text` says what is.
+    """
+
+    def __init__(
+        self, ledger: Ledger, url: str, headers: dict[str, str], timeout: float, reconnect: float, text: str
+    ) -> None:
+        self._ledger = ledger
+        self._url, self._headers = url, headers
+        self._timeout, self._patience = timeout, reconnect
+        self._task: asyncio.Task[None] | None = None
+        self._connection: ClientConnection | None = None
+        self._changed = asyncio.Event()
+        """Set whenever something happened that a waiter or the writer may wait for."""
+        self._work = asyncio.Event()
+        self._answers: dict[str, asyncio.Future[Emitted]] = {}
+        self._emitted: Emitted | None = None
+        self._kept: deque[Triggered | Emitted] = deque(maxlen=MAX_KEPT)
+        """Triggers, and last embeddings of segments: none of them gives way to a newer one."""
+        self._ended: StreambedError | None = None
+        self._closed = False
+        self._reason = "the connection was closed"
+        """Why there is no connection."""
+        self._opening: dict[str, Any] | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self._retries = 0
+        self._attempt = 0
+        self._answered = False
+        """Whether the server has ever said anything."""
+        self._lost = 0.0
+        """When the connection was lost, or wanted first."""
+        self.connections = 0
+        """How often it has connected."""
+        if text:
+            ledger.change("input_text.append", 0, 0, text)
+
+    async def __aenter__(self) -> Self:
+        self._start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    @property
+    def text(self) -> str:
+        """The text with all changes, acknowledged or not."""
+        return self._ledger.text
+
+    @property
+    def offset(self) -> int:
+        """Its length in code points."""
+        return len(self._ledger.text)
+
+    @property
+    def start(self) -> int:
+        """Where the segment that grows begins, as the server has acknowledged: 0 unless the text has outgrown the window.
+        What stands before it can no longer change."""
+        return self._ledger.start
+
+    @property
+    def revision(self) -> int:
+        """Changes that the server has acknowledged; with a journal, they survive its end."""
+        return self._ledger.revision
+
+    @property
+    def session(self) -> str | None:
+        """Id of the session on the server; None until it is open."""
+        return self._ledger.session
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of what decides the vectors; None until it is open. Vectors of another fingerprint do not compare."""
+        return self._ledger.fingerprint
+
+    async def append(self, text: str) -> None:
+        """Adds text at the end. Waits while too much is unacknowledged.
+
+        Raises:
+            InvalidRequest: a lone surrogate; nothing is changed. A RequestError: an earlier change was refused.
+            ConnectionLost: the stream has ended. TimeoutError.
+        """
+        await self._change("input_text.append", len(self._ledger.text), len(self._ledger.text), text)
+
+    async def replace(self, start: int, end: int, text: str) -> None:
+        """Puts text in the place of characters `[start, end)`. Raises as `append`, and InvalidRequest for a wrong range."""
+        await self._change("input_text.replace", start, end, text)
+
+    async def set(self, text: str) -> None:
+        """Makes this the whole text; what it begins alike is not computed again. Raises as `append`."""
+        await self._change("input_text.set", 0, len(self._ledger.text), text)
+
+    async def flush(self) -> None:
+        """Waits until the server has acknowledged all changes. Raises as `append`."""
+        await self._until(lambda: not self._ledger.unacknowledged)
+
+    async def embedding(self) -> Emitted:
+        """The exact embedding of the text as it is now. Raises as `append`, and what the server answers."""
+        self._check()
+        self._start()
+        event_id = self._ledger.ask()
+        answer = self._answers[event_id] = asyncio.get_running_loop().create_future()
+        self._work.set()
+        try:
+            async with asyncio.timeout(self._timeout):
+                emitted: Emitted = await answer
+        except InvalidRequest:
+            self._raise_refused()  # the text is empty, perhaps because it was refused: that is the reason to tell
+            raise
+        except TimeoutError:
+            raise TimeoutError(f"no embedding within {self._timeout} seconds{self._why()}") from None
+        finally:
+            del self._answers[event_id]
+            self._ledger.forget(event_id)
+        self._raise_refused()
+        return emitted
+
+    def __aiter__(self) -> AsyncIterator[Emitted | Triggered]:
+        return self
+
+    async def __anext__(self) -> Emitted | Triggered:
+        """What comes unasked: triggers and last embeddings of segments in their order, and the newest embedding that nobody
+        has seen. Ends with the stream; raises what `append` raises."""
+        self._start()
+        while True:
+            if self._kept:
+                return self._kept.popleft()
+            if self._emitted is not None:
+                emitted, self._emitted = self._emitted, None
+                return emitted
+            if self._closed:
+                raise StopAsyncIteration
+            self._check()
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def aclose(self) -> None:
+        """Ends the session, if it can be reached; the server erases its text."""
+        if self._closed:
+            return
+        self._closed = True
+        self._changed.set()
+        if self._task is None:
+            return
+        try:
+            with contextlib.suppress(WebSocketException, TimeoutError):
+                async with asyncio.timeout(min(self._timeout, CLOSE_SECONDS)):
+                    await self._close_session()
+        finally:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._end(ConnectionLost("the stream was closed"))
+
+    # Inside
+
+    async def _close_session(self) -> None:
+        asked = False
+        while self._connection is not None and self._ended is None:
+            if self._ledger.live and not asked:
+                frame = {"type": "session.close", "event_id": "close", "session": self._ledger.session}
+                await self._send(self._connection, frame)
+                asked = True
+            elif asked and not self._ledger.live:
+                return
+            # Or the session is still being opened: the answer tells what to close.
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _start(self) -> None:
+        if self._task is None:
+            self._lost = asyncio.get_running_loop().time()
+            self._task = asyncio.get_running_loop().create_task(self._run())
+            self._task.add_done_callback(self._stopped)
+
+    def _stopped_writing(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._end(ConnectionLost(f"the client failed: {error!r}"))
+
+    def _stopped(self, task: asyncio.Task[None]) -> None:
+        """Whatever has ended the task has ended the stream."""
+        error = None if task.cancelled() else task.exception()
+        self._end(ConnectionLost("the stream was closed" if error is None else f"the client failed: {error!r}"))
+
+    def _why(self) -> str:
+        reason = self._reason if self._connection is None else self._ledger.reason
+        return f": {reason}" if reason else ""
+
+    def _check(self) -> None:
+        """Raises what has ended the stream, or why a change was refused."""
+        if self._closed:
+            raise ConnectionLost("the stream was closed")
+        self._raise_refused()
+        if self._ended is not None:
+            raise self._ended
+
+    def _raise_refused(self) -> None:
+        if self._ledger.refused:
+            raise self._ledger.refused.pop(0)
+
+    async def _change(self, type: str, start: int, end: int, text: str) -> None:
+        self._check()
+        self._start()
+        ledger = self._ledger
+        # What waits here is bounded by what may be in flight, so a slow server slows its writer down.
+        await self._until(
+            lambda: ledger.unacknowledged_characters < 2 * ledger.credit and ledger.unacknowledged < MAX_UNACKNOWLEDGED
+        )
+        if type == "input_text.append":
+            start = end = len(ledger.text)
+        elif type == "input_text.set":
+            end = len(ledger.text)
+        ledger.change(type, start, end, text)
+        self._work.set()
+
+    async def _until(self, condition: Any) -> None:
+        self._start()
+        try:
+            async with asyncio.timeout(self._timeout):
+                while True:
+                    self._check()
+                    if condition():
+                        return
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise TimeoutError(f"changes were not acknowledged within {self._timeout} seconds{self._why()}") from None
+
+    async def _run(self) -> None:
+        """Keeps a connection, until the stream ends."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                async with connect(
+                    self._url,
+                    additional_headers=self._headers,
+                    open_timeout=self._timeout,
+                    close_timeout=1.0,
+                    max_size=None,
+                    compression=None,
+                ) as connection:
+                    self._connection = connection
+                    self.connections += 1
+                    await self._serve(connection)
+            except InvalidStatus as error:
+                status = error.response.status_code
+                body = error.response.body or b""
+                try:
+                    refusal = error_of(orjson.loads(body), status)
+                except orjson.JSONDecodeError:
+                    refusal = error_of({}, status)
+                if status < 500 and not refusal.retryable:  # a proxy's 502 will pass
+                    self._end(refusal)
+                    return
+                self._reason = str(refusal)
+            except StreambedError as error:
+                self._end(error)
+                return
+            except (OSError, WebSocketException) as error:
+                self._reason = str(error) or type(error).__name__
+            finally:
+                self._connection, self._ledger.live = None, False
+                self._changed.set()
+            # A server that never answered is a wrong address rather than a lost connection.
+            patience = self._patience if self._answered else min(self._patience, FIRST_SECONDS)
+            if loop.time() - self._lost > patience:
+                self._end(ConnectionLost(f"{self._url} cannot be reached: {self._reason}"))
+                return
+            await asyncio.sleep(backoff(self._attempt))
+            self._attempt += 1
+
+    async def _serve(self, connection: ClientConnection) -> None:
+        """One connection, until it breaks."""
+        self._opening = self._ledger.opening()
+        self._work.set()
+        writing = asyncio.create_task(self._write(connection))
+        writing.add_done_callback(self._stopped_writing)
+        try:
+            async for message in connection:
+                value = orjson.loads(message)
+                event = load(value)
+                if event is None:
+                    continue  # of a newer server
+                self._attempt, self._answered = 0, True
+                if isinstance(event, InputTextAck):
+                    self._retries = 0
+                result = self._ledger.receive(event)
+                failed, self._ledger.failed = self._ledger.failed, []
+                for event_id, refusal in failed:
+                    self._answer(event_id, refusal)
+                if isinstance(result, Triggered) or (isinstance(result, Emitted) and result.final):
+                    self._kept.append(result)
+                    if isinstance(result, Emitted) and self._emitted and self._emitted.segment <= result.segment:
+                        self._emitted = None  # older; that of a later segment waits for no disk and may have come first
+                elif isinstance(result, Emitted):
+                    self._emitted = result
+                elif isinstance(result, tuple):
+                    self._answer(*result)
+                elif result is not None and self._retry is None:
+                    if result:
+                        result += backoff(self._retries)
+                        self._retries += 1
+                    self._retry = asyncio.get_running_loop().call_later(result, self._again)
+                if isinstance(event, SessionClosed) and event.reason in ("draining", "idle", "lifetime"):
+                    return
+                self._work.set()
+                self._changed.set()
+        except ConnectionClosed:
+            pass
+        finally:
+            self._lost = asyncio.get_running_loop().time()
+            if self._retry is not None:
+                self._retry.cancel()
+                self._retry = None
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
+
+    def _again(self) -> None:
+        """Sends what is pending once more, on the same connection."""
+        self._retry = None
+        self._ledger.again()
+        if not self._ledger.live:
+            self._opening = self._ledger.opening()  # the session itself is to be opened again
+        self._work.set()
+
+    async def _write(self, connection: ClientConnection) -> None:
+        with contextlib.suppress(WebSocketException):  # the reader finds the connection broken, too
+            while True:
+                await self._work.wait()
+                self._work.clear()
+                opening, self._opening = self._opening, None
+                if opening is not None:
+                    await self._send(connection, opening)
+                for frame in self._ledger.frames():
+                    await self._send(connection, frame)
+
+    async def _send(self, connection: ClientConnection, frame: dict[str, Any]) -> None:
+        await connection.send(orjson.dumps(frame, option=orjson.OPT_SERIALIZE_NUMPY).decode())
+
+    def _answer(self, event_id: str, answer: Emitted | RequestError) -> None:
+        waiter = self._answers.get(event_id)
+        if waiter is None or waiter.done():
+            return
+        if isinstance(answer, RequestError):
+            waiter.set_exception(answer)
+        else:
+            waiter.set_result(answer)
+
+    def _end(self, error: StreambedError) -> None:
+        if self._ended is None:
+            self._ended = error
+        for waiter in self._answers.values():
+            if not waiter.done():
+                waiter.set_exception(error)
+        self._changed.set()
