@@ -46,7 +46,7 @@ class Settings:
         75, "Seconds that a connection is kept open between two requests; more than a proxy in front keeps its own."
     )
     dtype: str = _setting("auto", "Number format: auto, float32 or bfloat16.", group="Compute")
-    device: str = _setting("auto", "Device: auto, cpu, cuda or cuda:N.")
+    device: str = _setting("auto", "Device: auto, cpu, cuda, cuda:N or mps (not run by us).")
     threads: int | None = _setting(None, "CPU threads to compute with; by default one for each usable core.")
     kv_memory: int | None = _setting(
         None, "Memory for KV, such as 512MiB or 4GiB; a quarter of the machine's by default.", size=True

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
-from streambed.engine.kv import KVMemory, Slab
+from streambed.engine import kv as kv_module
+from streambed.engine.kv import KVMemory, Slab, physical_memory
 from streambed.engine.sequence import Sequence
 from streambed.errors import SettingsError
 from streambed.model.checkpoint import Qwen3Config
@@ -167,3 +170,28 @@ def test_a_window_need_not_end_with_a_page() -> None:
 def test_too_little_is_refused_at_the_start() -> None:
     with pytest.raises(SettingsError, match=r"--kv-memory is [\d,]+ bytes; .* at least"):
         memory(PAGE - 1)
+
+
+def test_systems_without_private_mappings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kv_module, "_CAN_MAP", False)
+    slab = Slab(CONFIG, 500, torch.float32, CPU)
+    slab.grow(3)
+    slab.back()
+    slab.kv[:, :, :, :3] = 1
+    slab.grow(65)
+    slab.back()
+    assert slab.kv.shape[3] == 128
+    assert slab.kv[:, :, :, :3].eq(1).all()
+
+
+@pytest.mark.parametrize("error", [AttributeError, ValueError])
+def test_systems_that_do_not_say_how_much_memory_they_have(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sysconf(name: str) -> int:
+        raise error
+
+    assert physical_memory(CPU) > 0
+    monkeypatch.setattr(os, "sysconf", sysconf)
+    with pytest.raises(SettingsError, match="--kv-memory is needed"):
+        physical_memory(CPU)

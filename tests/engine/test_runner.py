@@ -63,9 +63,22 @@ def test_choose_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_device("cpu") == CPU
     with pytest.raises(SettingsError, match="sees 1 CUDA"):
         choose_device("cuda:1")
-    with pytest.raises(SettingsError, match="auto, cpu"):
-        choose_device("nonsense:::")
+    for wrong in ("nonsense:::", "meta", "xpu"):
+        with pytest.raises(SettingsError, match="auto, cpu, cuda, cuda:N or mps is expected"):
+            choose_device(wrong)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == CPU
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert choose_dtype("auto", torch.device("cuda"), builtin=False) is torch.float32
+
+
+def test_a_gpu_of_apples_is_taken_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("auto") == CPU
+    mps = choose_device("mps")
+    assert mps.type == "mps"
+    assert choose_dtype("auto", mps, builtin=False) is torch.float32, "the processor's bfloat16 says nothing about it"
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(SettingsError, match="no GPU of Apple's here"):
+        choose_device("mps")

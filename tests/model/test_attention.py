@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
+from streambed.model import attention
 from streambed.model.attention import Plan, Span, attend, plan
 
 CPU = torch.device("cpu")
@@ -182,6 +185,22 @@ def test_every_kernel(path: str, dtype: torch.dtype, heads: tuple[int, int]) -> 
         assert (packed, len(chosen.single), len(chosen.blocked)) == expected[dtype]
     folds = [(span.rows, fold) for span, _, fold in chosen.single if span.past]
     assert folds == [(rows, heads[0] != heads[1] and rows < 32) for rows, _ in folds]
+
+
+@pytest.mark.parametrize("heads", HEADS, ids=str)
+@pytest.mark.parametrize("path", ["short texts", "a long text", "a keystroke", "probes", "a step of everything"])
+def test_devices_whose_kernels_we_have_not_run(
+    path: str, heads: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plain products, and the fused kernel only with as many heads of keys as of queries: shown on the CPU."""
+
+    def fused(q: Tensor, k: Tensor, v: Tensor, **more: Any) -> Tensor:
+        assert q.shape[1] == k.shape[1]
+        return scaled_dot_product_attention(q, k, v, **more)
+
+    monkeypatch.setattr(attention, "_FUSED", ())
+    monkeypatch.setattr(attention, "scaled_dot_product_attention", fused)
+    check(PATHS[path][0], *heads, torch.float32)
 
 
 def test_packs_are_at_most_half_padding() -> None:

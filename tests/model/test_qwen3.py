@@ -197,3 +197,16 @@ def test_rotation_is_a_complex_product(network: Qwen3) -> None:
     product = pairs * torch.polar(torch.ones_like(angles), angles)[:, None]
     assert torch.allclose(turned.double(), torch.view_as_real(product).flatten(-2), atol=1e-4)
     assert torch.equal(turned[0], x[0])
+
+
+def test_nothing_but_the_load_is_tied_to_the_cpu(tmp_path: Path) -> None:
+    """One device of its own kind without memory: a tensor that stayed elsewhere, or a value that is looked at, fails."""
+    meta = torch.device("meta")
+    network = load_network(find_checkpoint(str(make(tmp_path))), torch.float32, meta, WINDOW)[0]
+    kv = torch.empty(
+        network.config.num_layers, 2, network.config.num_kv_heads, 64, network.config.head_dim, device=meta
+    )
+    spans = [Span(0, 3, 0, None), Span(3, 8, 0, None), Span(8, 18, 7, kv), Span(18, 20, 17, kv, (4, 9))]
+    chosen = plan(spans, network.config.num_heads, network.config.num_kv_heads, network.dtype, meta)
+    rows = torch.arange(20, device=meta)
+    assert network.forward(rows, rows, chosen, rows[:5]).shape == (5, network.config.hidden_size)

@@ -29,7 +29,7 @@ from streambed.errors import RequestError
 @click.option("--model", default="builtin", show_default=True, envvar="STREAMBED_MODEL", help="As for serve.")
 @click.option("--revision", help="Branch, tag or commit of a hub model.")
 @click.option("--dtype", default="auto", show_default=True, help="auto, float32 or bfloat16.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--instruction", help="Task that the embeddings are for, put before each text.")
 @click.option("--prompt-name", help="A prompt that the checkpoint names, instead of an instruction.")
 @click.option("--input-type", type=click.Choice(["query", "document"]), help="What the texts are, instead of a task.")

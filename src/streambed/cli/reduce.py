@@ -53,7 +53,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--model", default="builtin", show_default=True, envvar="STREAMBED_MODEL", help="As for serve."),
             click.option("--revision", help="Branch, tag or commit of a hub model."),
             click.option("--dtype", default="auto", show_default=True, help="As the server that will use it."),
-            click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+            click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
         )
     ):  # fmt: skip
         command = option(command)

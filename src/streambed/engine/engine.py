@@ -133,7 +133,7 @@ class Engine:
     ) -> None:
         """Loads the weights and starts the thread; `Engine.load` finds the checkpoint first.
 
-        dtype: `auto`, `float32` or `bfloat16`. device: `auto`, `cpu`, `cuda` or `cuda:N`. kv_memory: bytes for KV, a
+        dtype: `auto`, `float32` or `bfloat16`. device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`. kv_memory: bytes for KV, a
         quarter of the memory by default. max_batch_tokens: rows of a step; by default as many as run in a tenth of a
         second. special_tokens: whether `<|endoftext|>` and its like in a text are plain `text` or `parse`d.
 

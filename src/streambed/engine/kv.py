@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -23,7 +24,9 @@ from streambed.model.checkpoint import Qwen3Config
 
 MAX_PROBES = 64
 """Probes of one sequence in one step. Their KV stands in slots behind the text, which the next rows overwrite."""
-_MAP_NORESERVE = 0x4000
+_CAN_MAP = hasattr(mmap, "MAP_PRIVATE")
+"""Whether the operating system pages private mappings in as they are written; Windows has none."""
+_MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0
 _PAGE = mmap.PAGESIZE
 _GROWTH = 64
 """Slots that a slab grows by on a GPU. Doubling would copy less, but hold up to twice what the budget counts; copying all
@@ -50,7 +53,7 @@ class Slab:
         """Takes the memory for what is about to be written; a step does it. Raises torch.OutOfMemoryError, OSError."""
         if self.written <= self.kv.shape[3]:
             return
-        if self._device.type == "cpu":
+        if _is_mapped(self._device):
             self.kv = self._map()
         else:
             larger = self._empty(min(-(-self.written // _GROWTH) * _GROWTH, self._shape[3]))
@@ -92,7 +95,7 @@ class KVMemory:
         self.bytes_per_slot = config.kv_values_per_token * dtype.itemsize
         # Pages fill as slots are written, one page per head and layer at a time.
         page = max(1, _PAGE // (config.head_dim * dtype.itemsize))
-        self._slots_per_page = page if device.type == "cpu" else _GROWTH
+        self._slots_per_page = page if _is_mapped(device) else _GROWTH
         self.budget = budget
         if budget < self.charge(min(64, slots)):
             raise SettingsError(
@@ -213,11 +216,19 @@ class KVMemory:
         assert all(sequence in self._paid for sequence in self._idle), "who is idle has memory"
 
 
+def _is_mapped(device: torch.device) -> bool:
+    return device.type == "cpu" and _CAN_MAP
+
+
 def physical_memory(device: torch.device) -> int:
-    """Bytes of memory of the machine or the accelerator; a container's limit counts."""
+    """Bytes of memory of the machine or the accelerator; a container's limit counts. Raises SettingsError where the system
+    does not say."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError):
+        raise SettingsError("--kv-memory is needed: this system does not say how much memory it has") from None
     for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
             with open(file) as limit:

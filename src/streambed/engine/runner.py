@@ -108,15 +108,20 @@ class Runner:
 
 
 def choose_device(device: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU. Raises SettingsError for what this machine has not."""
+    """`auto` is CUDA where there is one, else the CPU. Raises SettingsError for what this machine has not.
+
+    `mps`, Apple's GPU, is for those who try it: it takes the plain way through attention, and we have not run it.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
     except RuntimeError:
-        raise SettingsError(f"--device is {device!r}; auto, cpu, cuda or cuda:N is expected") from None
-    if chosen.type not in ("cpu", "cuda"):
-        raise SettingsError(f"--device is {device!r}; auto, cpu, cuda or cuda:N is expected")
+        raise SettingsError(f"--device is {device!r}; auto, cpu, cuda, cuda:N or mps is expected") from None
+    if chosen.type not in ("cpu", "cuda", "mps"):
+        raise SettingsError(f"--device is {device!r}; auto, cpu, cuda, cuda:N or mps is expected")
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise SettingsError(f"--device is {device!r}, but PyTorch sees no GPU of Apple's here")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise SettingsError(f"--device is {device!r}, but PyTorch sees {torch.cuda.device_count()} CUDA devices here")
     return chosen
@@ -135,4 +140,5 @@ def choose_dtype(dtype: str, device: torch.device, builtin: bool) -> torch.dtype
 def _multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.get_device_capability(device) >= (8, 0))
-    return torch.cpu._is_avx512_bf16_supported()  # processors with AMX say yes too
+    # Processors with AMX say yes too.
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()

@@ -19,6 +19,8 @@ _PACK_ROWS = 128
 """Texts without a past up to this many rows share one padded call; beyond it, padding costs more than a call."""
 _FOLD_ROWS = 32
 """Below this, the query heads of a group are folded into rows, so that keys and values are read once per group."""
+_FUSED = ("cpu", "cuda")
+"""Devices whose fused kernels we have run, grouped heads included. Elsewhere attention is plain products."""
 _BLOCK_ROWS = 128
 """Rows per block where attention goes through the matrix units; scores of a block stay in the cache."""
 
@@ -80,20 +82,22 @@ def kernels() -> AbstractContextManager[None]:
 
 def plan(spans: Sequence[Span], heads: int, kv_heads: int, dtype: torch.dtype, device: torch.device) -> Plan:
     """Chooses a kernel for each span. Additive masks are built here, once per step, in `dtype`."""
+    fused = device.type in _FUSED
     # bf16 scores cost a little precision, so only where matrix units win by a factor.
-    multiply = dtype == torch.bfloat16 and device.type == "cpu"
+    multiply = not fused or (dtype == torch.bfloat16 and device.type == "cpu")
+    least = _BLOCK_ROWS // 2 if fused else 1
     result = Plan(multiply, [span for span in spans if span.kv is not None])
     short = [span for span in spans if not span.past and span.visible is None and span.rows <= _PACK_ROWS]
     if len(short) > 1:
         result.packed = _pack(short, device)
         spans = [span for span in spans if span.past or span.visible is not None or span.rows > _PACK_ROWS]
     for span in spans:
-        if span.visible is None and multiply and span.rows >= _BLOCK_ROWS // 2:
+        if span.visible is None and multiply and span.rows >= least:
             result.blocked.append(span)
         elif span.visible is None and (not span.past or span.rows == 1):
             result.single.append((span, None, span.rows == 1 and heads != kv_heads))
         else:
-            fold = span.rows < _FOLD_ROWS and heads != kv_heads
+            fold = heads != kv_heads and (not fused or span.rows < _FOLD_ROWS)
             mask = _mask(span, dtype, device)
             result.single.append((span, mask.repeat(heads // kv_heads, 1) if fold else mask, fold))
     return result
@@ -218,6 +222,6 @@ def _multiply(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """
     rows, seen = q.shape[3], keys.shape[2]
     scores = (q.flatten(2, 3) @ keys.transpose(-1, -2)).view(*q.shape[:4], seen)
-    scores[..., seen - rows :] += torch.full((rows, rows), float("-inf"), dtype=q.dtype).triu_(1)
+    scores[..., seen - rows :] += torch.full((rows, rows), float("-inf"), dtype=q.dtype, device=q.device).triu_(1)
     weights = torch.softmax(scores, -1).flatten(2, 3)
     return (weights @ values).view(q.shape)
