@@ -24,6 +24,7 @@ from streambed.settings import Settings, groups, is_loopback, parse_size, show_s
         {"timeout": 0.001, "drain": 1e6},
         {"allow_origin": ("*", "https://example.org", "http://localhost:5173", "app://x")},
         {"host": "0.0.0.0"},
+        {"root_path": "/team/embeddings", "trusted_proxy": ("127.0.0.1", "10.0.0.0/8", "::1", "fd00::/8")},
     ],
 )
 def test_accepted(values: dict[str, Any]) -> None:
@@ -69,6 +70,13 @@ def test_accepted(values: dict[str, Any]) -> None:
         ({"allow_origin": ("https://example.org/app",)}, "--allow-origin"),
         ({"allow_origin": ("https://me:secret@example.org",)}, "--allow-origin"),
         ({"keep_alive": 0}, "--keep-alive"),
+        *(
+            ({"root_path": path}, "--root-path")
+            for path in ("sub", "//sub", "/a b", "/a/../b", "/a//b", "/a?b", "/%61")
+        ),
+        ({"trusted_proxy": ("proxy.example",)}, "--trusted-proxy"),
+        ({"trusted_proxy": ("10.0.0.0/8", "10.0.0.0/33")}, "--trusted-proxy"),
+        ({"trusted_proxy": ("",)}, "--trusted-proxy"),
     ],
 )
 def test_refused(values: dict[str, Any], named: str) -> None:
@@ -82,6 +90,10 @@ def test_refused(values: dict[str, Any], named: str) -> None:
 def test_origins_are_canonical() -> None:
     settings = Settings(allow_origin=("HTTPS://Example.ORG:443/", "*", "http://Bücher.example:8080"))
     assert settings.allow_origin == ("https://example.org", "*", "http://xn--bcher-kva.example:8080")
+
+
+def test_root_path_has_one_form() -> None:
+    assert [Settings(root_path=path).root_path for path in ("/sub/", "/a/b.c", "/", "")] == ["/sub", "/a/b.c", "", ""]
 
 
 def test_keys_are_not_in_the_message() -> None:

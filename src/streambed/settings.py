@@ -7,6 +7,7 @@ field with `group=` begins a heading there; those after it stand under the same 
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal
 
@@ -41,6 +42,12 @@ class Settings:
         (),
         "Origin of web pages that may call the server, such as https://example.org (repeatable); * is any.",
         group="Pages and proxies",
+    )
+    root_path: str = _setting(
+        "", "Path below which a proxy serves this server, such as /embeddings; requests may come with it or without."
+    )
+    trusted_proxy: tuple[str, ...] = _setting(
+        (), "Address or network of a proxy whose X-Forwarded-Prefix, -Proto and -Host count (repeatable)."
     )
     keep_alive: int = _setting(
         75, "Seconds that a connection is kept open between two requests; more than a proxy in front keeps its own."
@@ -122,6 +129,16 @@ class Settings:
         if not all(names) or not all(path for _, path in self.reducers) or len(set(names)) < len(names):
             raise SettingsError(f"--reducer is {', '.join(self.reducer)}; NAME=PATH with different names is expected")
         object.__setattr__(self, "allow_origin", tuple(_origin(each) for each in self.allow_origin))
+        object.__setattr__(self, "root_path", self.root_path.rstrip("/"))
+        if self.root_path and not is_prefix(self.root_path):
+            raise SettingsError(f"--root-path is {self.root_path!r}; a path such as /embeddings is expected")
+        for network in self.trusted_proxy:
+            try:
+                ipaddress.ip_network(network, strict=False)
+            except ValueError:
+                raise SettingsError(
+                    f"--trusted-proxy is {network!r}; an address or a network such as 10.0.0.0/8 is expected"
+                ) from None
 
     @property
     def reducers(self) -> list[tuple[str, str]]:
@@ -148,7 +165,7 @@ def groups() -> dict[str, list[Field[Any]]]:
 def shown_default(setting: Field[Any]) -> str:
     """The default as one would write it, such as `16MiB`; empty where there is none, or it is off."""
     value: Any = setting.default
-    if value is None or value is False or value == ():
+    if value is None or value is False or value in ((), ""):
         return ""
     return show_size(value) if setting.metadata.get("size") else str(value).removesuffix(".0")
 
@@ -162,6 +179,12 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
+
+
+def is_prefix(path: str) -> bool:
+    """Whether a path can stand before those of all routes: `/embeddings`, `/team/embeddings`."""
+    steps = path.split("/")[1:]
+    return path.startswith("/") and all(re.fullmatch(r"[A-Za-z0-9._~-]+", step) and step.strip(".") for step in steps)
 
 
 def _origin(text: str) -> str:

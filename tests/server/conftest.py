@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 
 from streambed import Engine
 from streambed.server.app import create_app
+from streambed.server.guard import Guard
 from streambed.server.listener import Listener, listen
 from streambed.settings import Settings
 from streambed.streams.journal import Journal
@@ -91,6 +92,14 @@ class Live:
         with self.connect() as connection:
             connection.sendall(request)
             return read_all(connection)
+
+
+def guard_of(live: Live) -> Guard:
+    """The guard, through whatever stands around it."""
+    app: Any = live.app
+    while not isinstance(app, Guard):
+        app = getattr(app, "_app", None) or app.app
+    return app
 
 
 class Servers:

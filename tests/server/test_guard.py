@@ -10,26 +10,17 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from starlette.middleware.cors import CORSMiddleware
 
 from streambed import Engine
 from streambed.server import connection, guard
-from streambed.server.access import Access
-from streambed.server.guard import OPEN_PATHS, Guard, is_open
+from streambed.server.guard import OPEN_PATHS, is_open
 from streambed.settings import Settings
-from tests.server.conftest import Live, Serve, Servers, read_all, until
+from tests.server.conftest import Live, Serve, Servers, guard_of, read_all, until
 from tests.server.test_socket import open_peer
 
 KEYS = ("first-key", "second-key")
 RIGHT = {"Authorization": "Bearer first-key"}
 HEAD = b"POST /v1/embeddings HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 100\r\n"
-
-
-def guard_of(live: Live) -> Guard:
-    access = live.app.app if isinstance(live.app, CORSMiddleware) else live.app
-    assert isinstance(access, Access)
-    assert isinstance(access._app, Guard)
-    return access._app
 
 
 def routes(live: Live) -> list[tuple[str, str]]:
@@ -134,7 +125,9 @@ def test_right_key(keyed: Live, authorization: str) -> None:
         if path.startswith("/playground"):
             continue  # open to all
         response = keyed.client.request(method, path, headers={**headers, "Content-Type": "application/json"})
-        if "{session}" in path:
+        if path == "/v1/models/{model:path}":
+            expected = 404
+        elif "{session}" in path:
             expected = 404 if method in ("GET", "DELETE", "POST") and "append" not in path else 400
         else:
             expected = {"/v1/sessions": 201}.get(path, 400) if method == "POST" else 200

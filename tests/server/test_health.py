@@ -124,6 +124,18 @@ def test_models(serve: Serve) -> None:
     assert "a, b/c" in refused.json()["error"]["message"]
 
 
+def test_one_model(serve: Serve) -> None:
+    live = serve(Settings(served_model_name=("a", "b/c", "Größe")))
+    listed = {model["id"]: model for model in live.client.get("/v1/models").json()["data"]}
+    for path, name in {"a": "a", "b/c": "b/c", "b%2Fc": "b/c", "Gr%C3%B6%C3%9Fe": "Größe"}.items():
+        reply = live.client.get(f"/v1/models/{path}")
+        assert (reply.status_code, reply.json()) == (200, listed[name])
+    for path in ("b", "c", "b/c/", "tiny", "a%00", "x" * 500):
+        reply = live.client.get(f"/v1/models/{path}")
+        assert (reply.status_code, reply.json()["error"]["code"]) == (404, "not_found")
+        assert reply.json()["error"]["message"].endswith("this server has a, b/c, Größe")
+
+
 def test_info(live: Live) -> None:
     live.post("a text for the counters")
     live.engine.check_integrity()  # after which the step has been counted

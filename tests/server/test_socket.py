@@ -21,19 +21,16 @@ from fastapi import FastAPI
 from fastapi.routing import APIWebSocketRoute
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from starlette.middleware.cors import CORSMiddleware
 from websockets.sync.client import ClientConnection, connect
 
 from streambed import Engine
 from streambed.engine.session import Session
-from streambed.server.access import Access
-from streambed.server.guard import Guard
 from streambed.server.socket import Sockets
 from streambed.settings import Settings
 from streambed.streams import registry
 from streambed.streams.protocol import Limits
 from streambed.wire import MAX_WATCHES
-from tests.server.conftest import PROMPTS, Live, Serve, until
+from tests.server.conftest import PROMPTS, Live, Serve, guard_of, until
 
 QUIET = logging.Logger("client")
 """Of the client's library, which logs an error where a connection is cut while it works; the server's log is what counts."""
@@ -128,10 +125,7 @@ def peer(live: Live) -> Iterator[Peer]:
 
 
 def sockets_of(live: Live) -> Sockets:
-    access = live.app.app if isinstance(live.app, CORSMiddleware) else live.app
-    assert isinstance(access, Access)
-    guard = access._app
-    assert isinstance(guard, Guard)
+    guard = guard_of(live)
     assert isinstance(guard._app, FastAPI)
     route = next(route for route in guard._app.routes if isinstance(route, APIWebSocketRoute))
     sockets = route.endpoint.__self__  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streambed.errors import Internal, InvalidRequest
+from streambed.server.directions import template_of
 from streambed.server.metrics import NO_LANE, OTHER, Metrics, lanes_of, outcome_of
 
 logger = logging.getLogger("streambed.access")
@@ -91,7 +92,7 @@ class Access:
         found = scope.get("route") or next(
             (each for each in self._routes if each.matches(asked)[0] is Match.FULL), None
         )
-        return str(getattr(found, "path", OTHER))
+        return OTHER if found is None else template_of(found)
 
 
 def _request_id(scope: Scope) -> bytes:

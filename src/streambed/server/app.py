@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
@@ -18,14 +19,20 @@ from starlette.types import ASGIApp
 
 import streambed
 from streambed.engine.engine import Engine
-from streambed.errors import ERROR_TABLE, Internal, InvalidRequest, NotFound, RequestError
+from streambed.errors import ERROR_TABLE, Internal, InvalidRequest, RequestError
 from streambed.server.access import Access
+from streambed.server.directions import Directions, template_of
 from streambed.server.embeddings import Embeddings
-from streambed.server.guard import Guard, error_response, note
+from streambed.server.guard import Guard
+from streambed.server.head import Head
 from streambed.server.health import WATCHDOG_SECONDS, Health
+from streambed.server.home import home
 from streambed.server.metrics import Metrics
 from streambed.server.origins import Cors
 from streambed.server.playground import Page, Playground, Visits
+from streambed.server.proxy import Proxy
+from streambed.server.reference import Reference, ReferenceFiles
+from streambed.server.refusals import error_response, note
 from streambed.server.sessions import ROUTES, Sessions
 from streambed.server.socket import Sockets
 from streambed.settings import Settings
@@ -71,7 +78,7 @@ def create_app(
         version=streambed.__version__,
         summary=_SUMMARY,
         lifespan=lifespan,
-        redoc_url=None,
+        openapi_url=None,  # `Reference` has it, and the viewer
         redirect_slashes=False,
     )
     routes: tuple[tuple[str, str, Callable[..., Any], type[BaseModel] | None], ...] = (
@@ -88,33 +95,39 @@ def create_app(
         app.add_api_route(path, handler, methods=[method], responses=_ERRORS, openapi_extra=extra)
     visits = Visits()
     guard = Guard(app, settings, keys, visits)
-    page = Playground(visits, guard.owner_of)
+    page, reference = Playground(visits, guard.owner_of), Reference(app, bool(keys))
     for method, path, handler in (
+        ("GET", "/", home),
+        ("GET", "/docs", reference.page),
+        ("GET", "/openapi.json", reference.document),
         ("GET", "/playground", page.redirect),
         ("POST", "/playground/key", page.enter),
         ("DELETE", "/playground/key", page.leave),
     ):
         app.add_api_route(path, handler, methods=[method], include_in_schema=False)
+    app.mount("/docs", ReferenceFiles())
     app.mount("/playground", Page())
     app.add_api_websocket_route("/v1/embeddings", sockets.serve)
     for path, handler in (
         ("/v1/models", health.models),
+        ("/v1/models/{model:path}", health.model),
         ("/info", health.info),
         ("/health", health.ready),
         ("/readyz", health.ready),
         ("/livez", health.live),
         *([("/metrics", metrics.serve)] if settings.metrics_port is None else []),
     ):
-        app.add_api_route(path, handler, methods=["GET"])
+        app.add_api_route(path, handler, methods=["GET"], responses=_ERRORS if "{" in path else None)
+    directions = Directions(app.routes)
     app.add_exception_handler(RequestError, _on_request_error)
-    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(HTTPException, functools.partial(_on_http_exception, directions))
     app.add_exception_handler(Exception, _on_bug)
-    metrics.expect({str(route.path) for route in app.routes if isinstance(route, Route | APIRoute | Mount)})
+    metrics.expect({template_of(route) for route in app.routes if isinstance(route, Route | APIRoute | Mount)})
     inner: ASGIApp = guard
     if settings.allow_origin:
         # Outside the guard, so that the page that caused a refusal can read it.
         inner = Cors(guard, settings.allow_origin)
-    return Access(inner, app.routes, metrics)
+    return Head(Proxy(Access(inner, app.routes, metrics), settings, directions.lead))
 
 
 async def _on_request_error(request: Request, error: Exception) -> Response:
@@ -127,10 +140,15 @@ def _answer(request: Request, error: RequestError, status: int | None = None) ->
     return error_response(error, status)
 
 
-async def _on_http_exception(request: Request, error: Exception) -> Response:
+async def _on_http_exception(directions: Directions, request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    path = request.state.path
     if error.status_code == 404:
-        return _answer(request, NotFound("there is nothing at this path"))
+        return _answer(request, directions.not_found(path))
+    if error.status_code == 405 and (methods := directions.methods(path)):
+        response = _answer(request, directions.wrong_method(path, request.method), 405)
+        response.headers["Allow"] = ", ".join(methods)
+        return response
     response = _answer(request, InvalidRequest(str(error.detail)), error.status_code)
     response.headers.update(error.headers or {})
     return response

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from websockets.http11 import Request
 
 from streambed.errors import InvalidRequest
-from streambed.server.guard import error_response
+from streambed.server.refusals import error_response
 
 HEAD_SECONDS = 10.0
 """A request's head that takes longer to arrive, from the connection or from its first byte, ends the connection."""

@@ -9,8 +9,6 @@ import asyncio
 import hashlib
 import hmac
 
-import orjson
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
@@ -28,10 +26,13 @@ from streambed.errors import (
 from streambed.origins import same_host
 from streambed.server.origins import check_origin
 from streambed.server.playground import Visits
+from streambed.server.proxy import route_path
+from streambed.server.refusals import error_response, note, refuse
 from streambed.settings import Settings, is_loopback
-from streambed.wire import error_body
 
-OPEN_PATHS = frozenset({"/livez", "/readyz"})
+OPEN_PATHS = frozenset({"/", "/livez", "/readyz"})
+PAGES = ("/playground", "/docs")
+"""Whose files are open, too."""
 KEY_PATH = "/playground/key"
 """Where the page brings a key; so none is asked for."""
 KEY_BODY = 16 << 10
@@ -59,7 +60,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        path = scope["path"]
+        path = scope.setdefault("state", {})["path"] = route_path(scope)
         answered = False
 
         async def answer(message: Message) -> None:
@@ -70,14 +71,14 @@ class Guard:
         try:
             headers = _headers(scope)
             self._check_host(headers)
-            if is_open(path) and scope["method"] in ("GET", "HEAD"):
+            if is_open(path) and scope["method"] == "GET":
                 await self._app(scope, receive, answer)
                 return
-            if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+            if scope["method"] not in ("GET", "OPTIONS"):
                 check_origin(headers, self._settings.allow_origin)
             brings_key = path == KEY_PATH
             if scope["method"] != "OPTIONS" and not brings_key:  # a preflight carries no key and reads nothing
-                scope.setdefault("state", {})["owner"] = self._check_key(headers)
+                scope["state"]["owner"] = self._check_key(headers)
             if scope["method"] not in ("POST", "PUT"):
                 await self._app(scope, receive, answer)
                 return
@@ -112,8 +113,8 @@ class Guard:
             self._check_host(headers)
             check_origin(headers, self._settings.allow_origin)
             scope.setdefault("state", {})["owner"] = self._check_key(headers)
-            if scope["path"] not in SOCKET_PATHS:
-                raise NotFound("there is no WebSocket at this path")
+            if route_path(scope) not in SOCKET_PATHS:
+                raise NotFound(f"there is no WebSocket at this path; streams are at {', '.join(SOCKET_PATHS)}")
             if self._sockets >= self._settings.max_sockets:
                 raise Overloaded(f"{self._sockets} WebSockets are open; try again later")
         except RequestError as error:
@@ -198,7 +199,7 @@ class _ClientGone(Exception):
 
 def is_open(path: str) -> bool:
     """Whether a path can be read without a key."""
-    return path in OPEN_PATHS or path == "/playground" or path.startswith("/playground/")
+    return path in OPEN_PATHS or any(path == page or path.startswith(f"{page}/") for page in PAGES)
 
 
 def _headers(scope: Scope) -> dict[bytes, bytes]:
@@ -224,27 +225,3 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replayed
-
-
-def note(scope: Scope, error: RequestError) -> None:
-    """Says how a request ends, for whoever counts (`server/access.py`)."""
-    scope.setdefault("state", {})["error"] = error
-
-
-async def refuse(error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers a request with an error of the table."""
-    note(scope, error)
-    await error_response(error)(scope, receive, send)
-
-
-def error_response(error: RequestError, status: int | None = None) -> Response:
-    """The answer to a request that ends in an error of the table."""
-    headers = {}
-    if error.retryable:
-        headers["Retry-After"] = "1"
-    if isinstance(error, Unauthorized):
-        headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, TooLarge):
-        headers["Connection"] = "close"  # the rest of the body is not read
-    body = orjson.dumps(error_body(error))
-    return Response(body, status or error.status, headers, media_type="application/json")

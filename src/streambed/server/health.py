@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 import streambed
 from streambed.engine.engine import Engine
-from streambed.errors import NotReady
+from streambed.errors import NotFound, NotReady
 from streambed.vectors.reducers import Reducers
 
 WATCHDOG_SECONDS = 60.0
@@ -41,19 +41,26 @@ class Health:
 
     async def models(self, request: Request) -> Response:
         """OpenAI's list of models, with window and dimensions."""
-        info = self._engine.info
-        data = [
-            {
-                "id": name,
-                "object": "model",
-                "created": self._created,
-                "owned_by": "streambed",
-                "max_model_len": info.max_tokens,
-                "dimensions": info.dimensions,
-            }
-            for name in self._names
-        ]
+        data = [self._model(name) for name in self._names]
         return Response(orjson.dumps({"object": "list", "data": data}), media_type="application/json")
+
+    async def model(self, request: Request) -> Response:
+        """One of them."""
+        name = request.path_params["model"]
+        if name not in self._names:
+            raise NotFound(f"no such model here; this server has {', '.join(self._names)}", "model")
+        return Response(orjson.dumps(self._model(name)), media_type="application/json")
+
+    def _model(self, name: str) -> dict[str, object]:
+        info = self._engine.info
+        return {
+            "id": name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "streambed",
+            "max_model_len": info.max_tokens,
+            "dimensions": info.dimensions,
+        }
 
     async def info(self, request: Request) -> Response:
         """What was loaded and how it is doing."""

@@ -27,7 +27,7 @@ COOKIE = "streambed"
 VISIT_SECONDS = 12 * 3600
 MAX_VISITS = 1024
 """The longest unused go first."""
-_HEADERS = {
+HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -71,14 +71,14 @@ class Visits:
 
 
 class Page(StaticFiles):
-    """The page's files."""
+    """A page's files."""
 
-    def __init__(self) -> None:
-        super().__init__(directory=FILES, html=True)
+    def __init__(self, files: Path = FILES) -> None:
+        super().__init__(directory=files, html=True)
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
-        response.headers.update(_HEADERS)
+        response.headers.update(HEADERS)
         return response
 
 
@@ -91,7 +91,7 @@ class Playground:
 
     async def redirect(self, request: Request) -> Response:
         """To the page."""
-        return RedirectResponse("/playground/", 308)
+        return RedirectResponse(f"{_root(request)}/playground/", 308)
 
     async def enter(self, request: Request) -> Response:
         """Takes a key; answers with the cookie of a visit."""
@@ -101,7 +101,7 @@ class Playground:
             raise Unauthorized("this is not a key of this server", "api_key")
         response = Response(status_code=204)
         response.set_cookie(
-            COOKIE, self._visits.open(owner), VISIT_SECONDS, path="/", httponly=True, samesite="strict",
+            COOKIE, self._visits.open(owner), VISIT_SECONDS, path=_root(request) or "/", httponly=True, samesite="strict",
             secure=request.url.scheme == "https",
         )  # fmt: skip
         return response
@@ -110,8 +110,13 @@ class Playground:
         """Ends the visit."""
         self._visits.close(request.headers.get("cookie", ""))
         response = Response(status_code=204)
-        response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
+        response.delete_cookie(COOKIE, path=_root(request) or "/", httponly=True, samesite="strict")
         return response
+
+
+def _root(request: Request) -> str:
+    """Below which path browsers see this server."""
+    return str(request.scope.get("root_path", ""))
 
 
 def _name(cookies: str) -> str:

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from streambed.errors import Internal, InvalidRequest, NotFound, NotReady, Overloaded, RequestError
-from streambed.server.guard import error_response, note
 from streambed.server.metrics import OTHER, outcome_of
+from streambed.server.refusals import error_response, note
 from streambed.settings import Settings
 from streambed.streams.observer import Observer
 from streambed.streams.registry import Registry

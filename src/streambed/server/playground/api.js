@@ -47,6 +47,10 @@ async function request(path, method = "GET", body = undefined, signal = undefine
 /** What `/info` tells. @param {AbortSignal} [signal] @returns {Promise<object>} */
 export const info = (signal) => request("info", "GET", undefined, signal);
 
+/** The OpenAPI document, for `/docs`. @returns {Promise<object>} */
+export const reference = () => request("openapi.json");
+reference.address = new URL("openapi.json", ROOT).href;
+
 /** Shows the key once; a cookie stands for it from then on. @param {string} key */
 export const enter = (key) => request("playground/key", "POST", { api_key: key });
 

@@ -1,0 +1,84 @@
+"""Where else to go: what a path leads to, which methods it takes, and which route somebody probably meant."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+from starlette.routing import BaseRoute, Mount, Route
+
+from streambed.errors import InvalidRequest, NotFound, RequestError
+
+_PARAMETER = re.compile(r"\{[^}]*\}")
+_ALIKE = 0.7
+"""How alike two paths must be, in difflib's ratio, for one to be taken for the other."""
+_LONGEST = 80
+
+
+def template_of(route: BaseRoute) -> str:
+    """`/v1/models/{model}`: the path of a route as people write it."""
+    return str(getattr(route, "path", "") if isinstance(route, Mount) else getattr(route, "path_format", ""))
+
+
+class Directions:
+    """Knows the routes of an application; tells of those alone that its documentation shows."""
+
+    def __init__(self, routes: Iterable[BaseRoute]) -> None:
+        self._routes = list(routes)
+        self._shown: dict[str, set[str]] = {}
+        for route in self._routes:
+            if isinstance(route, Route) and getattr(route, "include_in_schema", False):
+                self._shown.setdefault(template_of(route), set()).update(route.methods or ())
+
+    def lead(self, path: str) -> bool:
+        """Whether there is a route at a path."""
+        return any(_regex(route).match(path) for route in self._routes if isinstance(route, Route | Mount))
+
+    def methods(self, path: str) -> list[str]:
+        """The methods that a path takes, over all routes that stand there."""
+        found: set[str] = set()
+        for route in self._routes:
+            if isinstance(route, Route) and _regex(route).match(path):
+                found |= set(route.methods or ())
+        return sorted(found | ({"HEAD"} if "GET" in found else set()))
+
+    def not_found(self, path: str) -> RequestError:
+        """There is nothing at this path."""
+        near = self._nearest(path)
+        hint = f"; did you mean {near}?" if near else "; /docs shows what there is"
+        return NotFound(f"there is nothing at {_safe(path)}{hint}")
+
+    def wrong_method(self, path: str, method: str) -> RequestError:
+        """There is something at this path, for other methods."""
+        methods = self.methods(path)
+        words = f"{', '.join(methods[:-1])} and {methods[-1]}" if len(methods) > 1 else methods[0]
+        return InvalidRequest(f"{_safe(path)} takes {words}, not {_safe(method)}")
+
+    def _nearest(self, path: str) -> str | None:
+        if len(path) > 4 * _LONGEST:  # nobody mistypes a route so
+            return None
+        best, most = None, _ALIKE
+        for template, methods in self._shown.items():
+            ratio = difflib.SequenceMatcher(None, *_fixed(path.lower(), template)).ratio()
+            if ratio > most:
+                best, most = f"{' or '.join(sorted(methods))} {template}", ratio
+        return best
+
+
+def _regex(route: Route | Mount) -> re.Pattern[str]:
+    return route.path_regex
+
+
+def _fixed(path: str, template: str) -> tuple[str, str]:
+    """Both without what stands for a parameter: an id is as good as another."""
+    given, steps = path.rstrip("/").split("/"), template.split("/")
+    if len(steps) == len(given):
+        given = ["" if _PARAMETER.fullmatch(step) else each for step, each in zip(steps, given, strict=True)]
+    return "/".join(given), _PARAMETER.sub("", template)
+
+
+def _safe(words: str) -> str:
+    """What clients choose, short and without anything that a log or a page could take for its own."""
+    shown = re.sub(r"[^A-Za-z0-9._~/{}:@+-]", "?", words[:_LONGEST])
+    return shown + ("..." if len(words) > _LONGEST else "")

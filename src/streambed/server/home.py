@@ -1,0 +1,29 @@
+"""`GET /`: leads a browser to the page, and tells everybody else where things are."""
+
+from __future__ import annotations
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+PLACES = {
+    "embeddings": "/v1/embeddings",
+    "models": "/v1/models",
+    "facts": "/info",
+    "ready": "/readyz",
+    "docs": "/docs",
+    "openapi": "/openapi.json",
+    "page": "/playground/",
+}
+"""The same for everybody; nothing of what is served."""
+_HEADERS = {"Vary": "Accept", "Cache-Control": "no-cache"}
+
+
+async def home(request: Request) -> Response:
+    """Where things are."""
+    prefix = request.scope.get("root_path", "")
+    if "text/html" in request.headers.get("accept", ""):
+        return RedirectResponse(f"{prefix}/playground/", 307, _HEADERS)
+    places = {name: prefix + path for name, path in PLACES.items()}
+    body = orjson.dumps({"service": "Streambed", **places})
+    return Response(body, media_type="application/json", headers=_HEADERS)
