@@ -30,13 +30,13 @@ setup: .venv/dev
 	@touch $@
 
 .venv/serve: .venv/$(TORCH) pyproject.toml
-	@echo "Streambed: installing the server (about 50 MB to download) ..."
+	@echo "Streambed: installing the server (about 35 MB to download) ..."
 	$(INSTALL) '.[server]'
 	@$(SET_UP)
 	@touch $@
 
 .venv/dev: .venv/serve
-	@echo "Streambed: installing what the tests need (about 300 MB to download) ..."
+	@echo "Streambed: installing what the tests need (about 190 MB to download) ..."
 	$(INSTALL) '.[dev,reduce]'
 	@$(SET_UP)
 	@touch $@

@@ -25,6 +25,7 @@ GROUPS = {
     "pages": ("e2e", "notebooks"),
     "operations": ("dashboards",),
     "training": ("training",),
+    "packaging": ("packaging", "tools"),
 }
 """Where their slow tests are: folders and files of tests/. `core` has the rest."""
 PACKAGES = {

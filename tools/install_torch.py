@@ -34,8 +34,8 @@ SECONDS = 3.0
 """For names, connection, TLS and answer together."""
 MAX_PAGE = 32 << 20
 """Bytes of an index page that are read."""
-CPU_SIZE = "0.2 GB to download, 0.7 GB on disk"
-CUDA_SIZE = "2.7 GB to download, 5.6 GB on disk"
+CPU_SIZE = "0.2 GB to download, 0.8 GB on disk"
+CUDA_SIZE = "3 GB to download, 5.6 GB on disk"
 
 T = TypeVar("T")
 

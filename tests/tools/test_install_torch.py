@@ -116,7 +116,7 @@ def test_one_that_cannot_serve_is_not_and_it_is_said(answer: Answer, why: str) -
     assert options == []
     assert told.startswith(f"{url} cannot serve (")
     assert why in told
-    assert "from the default registry, which on Linux has the build with CUDA: 2.7 GB" in told
+    assert "from the default registry, which on Linux has the build with CUDA: 3 GB" in told
     assert "\n" not in told
 
 
