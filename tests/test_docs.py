@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -20,6 +22,7 @@ from streambed.streams.protocol import HISTORY, TRANSITIONS
 from streambed.wire import (
     CLIENT_EVENTS,
     SERVER_EVENTS,
+    EmbeddingsRequest,
     Emit,
     PrefixesRequest,
     ServerEvent,
@@ -68,21 +71,29 @@ def kind(annotation: object) -> str:
     text = re.sub(r"Optional\[(.*)\]", r"\1", text)
     text = re.sub(r"Literal\[([^]]*)\]", lambda found: found[1].replace("'", "`").replace('"', "`"), text)
     names = {"str": "string", "int": "integer", "float": "number", "Any": "numbers or string", "NoneType": "null"}
-    names |= {"dict[str, int]": "object", "dict[str, float]": "object", "dict[str, Any]": "object", "Emit": "object"}
-    names |= {"list[Watch]": "objects", "list[float]": "numbers", "list[int]": "integers"}
-    names |= {"EncodingFormat": "`float`, `base64`, `int8`, `ubinary`"}
-    names |= {"Union[`sentence`, int]": "`sentence` or integer"}
+    names |= {"dict[str, int]": "object", "dict[str, float]": "object", "dict[str, Any]": "object"}
     return names.get(text, text)
 
 
+def shape(schema: dict[str, Any]) -> str:
+    """The same of a field in a JSON schema."""
+    if "anyOf" in schema:
+        return " or ".join(shape(each) for each in schema["anyOf"] if each.get("type") != "null")
+    if "enum" in schema or "const" in schema:
+        return ", ".join(f"`{each}`" for each in schema.get("enum") or [schema["const"]])
+    if schema.get("type") == "array":
+        return shape(schema["items"]) + "s"
+    return "a text, texts, or token ids" if "oneOf" in schema else str(schema.get("type", "object"))
+
+
 def model_rows(model: type[BaseModel]) -> list[list[str]]:
-    rows = []
+    schemas, rows = model.model_json_schema()["properties"], []
     for name, field in model.model_fields.items():
         if name in ("type", "event_id", "session"):
             continue
-        default = "" if field.is_required() or field.default_factory else f"`{field.default!r}`".replace("'", '"')
-        default = "required" if field.is_required() else default.replace("`None`", "")
-        rows.append([f"`{name}`", kind(field.annotation), default, field.description or ""])
+        default = "" if field.is_required() or field.default_factory else f"`{json.dumps(field.default)}`"
+        default = "required" if field.is_required() else default.replace("`null`", "")
+        rows.append([f"`{name}`", shape(schemas[name]), default, field.description or ""])
     return rows
 
 
@@ -123,6 +134,7 @@ SECTIONS = {
     "emit": lambda: table("| field | type | default | meaning |", model_rows(Emit)),
     "watch": lambda: table("| field | type | default | meaning |", model_rows(Watch)),
     "server events": server_events,
+    "embeddings": lambda: table("| field | type | default | meaning |", model_rows(EmbeddingsRequest)),
     "prefixes": lambda: table("| field | type | default | meaning |", model_rows(PrefixesRequest)),
     "history": lambda: f"{HISTORY:,}",
     "transitions": lambda: table(

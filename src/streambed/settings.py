@@ -71,6 +71,10 @@ class Settings:
         (), "NAME=PATH of a folder from `streambed reduce fit`, for requests to choose (repeatable)."
     )
     accept_token_ids: bool = _setting(False, "Accept token ids as input (they must be this model's own).")
+    ignore_unknown_fields: bool = _setting(
+        False,
+        "Ignore fields that are not known, and name them in the header X-Ignored-Fields, instead of refusing them.",
+    )
     max_body: int = _setting(16 << 20, "Largest request body.", size=True, group="Limits")
     max_requests: int = _setting(512, "Requests in progress at once; more are refused with 429.")
     timeout: float = _setting(600.0, "Seconds after which a request is given up with 504.")

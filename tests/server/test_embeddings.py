@@ -346,6 +346,148 @@ def test_token_ids_are_checked_one_by_one(serve: Serve) -> None:
     assert vectors(live.post([1] * (live.engine.info.max_tokens - 1))).shape == (1, live.engine.info.dimensions)
 
 
+# Empty texts
+
+
+@pytest.mark.parametrize("value", ["", [""], ["a", "", "b", ""], ["", ""]])
+def test_empty_texts_are_refused_before_any_work(live: Live, value: str | list[str]) -> None:
+    live.engine.check_integrity()  # after which steps have been counted
+    steps = live.engine.stats().steps
+    reply = live.post(value)
+    indexes = [index for index, text in enumerate([value] if isinstance(value, str) else value) if not text]
+    error = reply.json()["error"]
+    assert (reply.status_code, error["code"], error["param"]) == (400, "invalid_request", f"input[{indexes[0]}]")
+    assert error["details"] == {"indexes": indexes}
+    assert error["message"].startswith(", ".join(f"input[{index}]" for index in indexes))
+    assert live.engine.stats().steps == steps
+
+
+@pytest.mark.parametrize("encoding_format", ["float", "base64", "int8", "ubinary"])
+def test_empty_texts_can_be_null(live: Live, encoding_format: str) -> None:
+    filled = live.post(TEXTS, encoding_format=encoding_format).json()
+    value = ["", TEXTS[0], "", "", *TEXTS[1:], ""]
+    reply = live.post(value, encoding_format=encoding_format, empty="null")
+    assert reply.status_code == 200, reply.text
+    data = reply.json()["data"]
+    assert [item["index"] for item in data] == list(range(len(value)))
+    for item, text in zip(data, value, strict=True):
+        if not text:
+            assert item == {"object": "embedding", "index": item["index"], "embedding": None}
+    there = [item for item, text in zip(data, value, strict=True) if text]
+    for item, other in zip(there, filled["data"], strict=True):
+        assert item.keys() == other.keys()
+        if encoding_format == "float":
+            assert cosines(item["embedding"], other["embedding"]).min() >= 0.99999
+    assert reply.json()["usage"]["prompt_tokens"] == filled["usage"]["prompt_tokens"]
+    assert live.post(TEXTS[:2], empty="null").status_code == 200, "where nothing is empty, nothing changes"
+
+
+def test_of_empty_texts_alone_nothing_is_computed(live: Live) -> None:
+    live.engine.check_integrity()
+    steps = live.engine.stats().steps
+    for value, count in (("", 1), ([""], 1), (["", ""], 2)):
+        for fields in ({}, {"instruction": "find"}, {"truncate_prompt_tokens": 1}, {"long_input": "error"}):
+            body = live.post(value, empty="null", **fields).json()
+            assert [item["embedding"] for item in body["data"]] == [None] * count
+            assert (body["usage"]["prompt_tokens"], body["usage"]["total_tokens"]) == (0, 0)
+            assert "long_inputs" not in body
+    assert live.engine.stats().steps == steps
+
+
+def test_an_empty_text_has_no_segments(live: Live) -> None:
+    data = live.post(["", "a brook"], segments=True, empty="null").json()["data"]
+    assert data[0] == {"object": "embedding", "index": 0, "embedding": None, "segments": []}
+    assert len(data[1]["segments"]) == 1
+    known = [data[1]["segments"][0]["hash"]]
+    data = live.post(["", "a brook", ""], known_segments=known, empty="null").json()["data"]
+    assert [item["embedding"] for item in data] == [None] * 3
+    assert [len(item["segments"]) for item in data] == [0, 1, 0]
+
+
+def test_errors_beside_empty_texts_name_the_right_item(live: Live) -> None:
+    reply = live.post(["", "word " * 700, ""], empty="null", long_input="error")
+    assert (reply.status_code, reply.json()["error"]["param"]) == (413, "input[1]")
+    reply = live.post(["", "a"], empty="null", instruction="a", input_type="query")
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "input_type")
+
+
+def test_empty_lists_of_token_ids(serve: Serve) -> None:
+    live = serve(Settings(accept_token_ids=True))
+    error = live.post([[], [1], []]).json()["error"]
+    assert (error["param"], error["details"]) == ("input[0]", {"indexes": [0, 2]})
+    data = live.post([[], [1.0], []], empty="null").json()["data"]
+    assert [item["embedding"] is None for item in data] == [True, False, True]
+    assert cosines(data[1]["embedding"], vectors(live.post([1]))).min() >= 0.99999
+    assert live.post([[]], empty="null").json()["data"][0]["embedding"] is None
+    assert live.post([[]], empty="null", segments=True).status_code == 400, "token ids have no segments"
+
+
+# vLLM's truncate_prompt_tokens
+
+
+@pytest.mark.parametrize("fields", [{}, {"instruction": "find"}])
+def test_the_first_tokens_are_kept(live: Live, fields: dict[str, str]) -> None:
+    """As vLLM's pooling runner does (truncation from the right, by the tokenizer, which puts the end token after)."""
+    text, tokenizer = "A brook runs to the sea, and the sea to the sky. 🌊" * 3, live.engine.tokenizer
+    prompt = "Instruct: find\nQuery:" if fields else ""
+    ids = tokenizer.encode(prompt + text)
+    for kept in (2, len(ids) // 2, len(ids), len(ids) + 1, live.engine.info.max_tokens, -1):
+        reply = live.post(text, truncate_prompt_tokens=kept, **fields)
+        expected = live.engine.submit_batch([ids if kept == -1 else ids[: kept - 1]])[0].result(60).vectors[0]
+        assert cosines(vectors(reply), expected).min() >= 0.99999
+        count = len(ids) + 1 if kept == -1 else min(kept, len(ids) + 1)
+        assert reply.json()["usage"]["prompt_tokens"] == count
+        told = [item["truncated"] for item in reply.json().get("long_inputs", [])]
+        assert told == [True] * (count < len(ids) + 1)
+
+
+def test_the_first_tokens_of_every_text_are_kept(live: Live) -> None:
+    reply = live.post(["word " * 700, "a", ""], truncate_prompt_tokens=8, empty="null")
+    assert reply.json()["usage"]["prompt_tokens"] == 8 + 2
+    assert [item["index"] for item in reply.json()["long_inputs"]] == [0]
+    whole = live.post("word " * 700, truncate_prompt_tokens=-1, segments=True)
+    assert whole.json()["usage"]["prompt_tokens"] == live.engine.info.max_tokens
+    assert cosines(vectors(whole), vectors(live.post("word " * 700, long_input="truncate"))).min() >= 0.99999
+    segment = live.post("A brook runs to the sea", truncate_prompt_tokens=4, segments=True).json()["data"][0][
+        "segments"
+    ]
+    pieces = live.client.post("/tokenize", json={"input": "A brook runs to the sea"}).json()["data"][0]["pieces"]
+    assert [(each["start"], each["end"], each["hash"]) for each in segment] == [(0, len("".join(pieces[:3])), None)]
+
+
+def test_first_tokens_of_token_ids(serve: Serve) -> None:
+    live = serve(Settings(accept_token_ids=True, long_input="error"))
+    ids = live.engine.tokenizer.encode(TEXTS[0])
+    got = vectors(live.post(ids * 200, truncate_prompt_tokens=4))
+    assert cosines(got, vectors(live.post(ids[:3]))).min() >= 0.99999
+
+
+def test_truncate_prompt_tokens_within_reason(live: Live) -> None:
+    window = live.engine.info.max_tokens
+    for fields in (
+        {"truncate_prompt_tokens": window + 1},
+        {"truncate_prompt_tokens": 0},
+        {"truncate_prompt_tokens": -2},
+        {"truncate_prompt_tokens": 5, "long_input": "truncate"},
+    ):
+        reply = live.post("a", **fields)
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, "truncate_prompt_tokens")
+
+
+# Words of other servers
+
+
+@pytest.mark.parametrize(
+    ("word", "meaning"), [("search_query", "query"), ("search_document", "document"), ("passage", "document")]
+)
+def test_input_types_of_other_servers(live: Live, word: str, meaning: str) -> None:
+    got, expected = live.post(TEXTS[0], input_type=word), live.post(TEXTS[0], input_type=meaning)
+    assert cosines(vectors(got), vectors(expected)).min() >= 0.99999
+    assert got.json()["usage"]["prompt_tokens"] == expected.json()["usage"]["prompt_tokens"]
+    body = {"input": "a", "input_type": word}
+    assert live.client.post("/tokenize", json=body).json()["prompt"] == (PROMPTS["query"] if meaning == "query" else "")
+
+
 def test_bf16_engine_answers_too(serve: Serve, open_engine: Any) -> None:
     live = serve(engine=open_engine(dtype="bfloat16", max_batch_tokens=48))
     single, batch = vectors(live.post(TEXTS[0])), vectors(live.post(TEXTS))

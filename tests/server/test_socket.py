@@ -306,7 +306,8 @@ def test_prompts(peer: Peer, live: Live, options: dict[str, Any]) -> None:
         ({"emit": {"on": "append", "every": 5}}, "invalid_request", "emit.every"),
         ({"emit": {"pause_ms": 0}}, "invalid_request", "emit.pause_ms"),
         ({"emit": {"drift": 0}}, "invalid_request", "emit.drift"),
-        ({"emit": None}, "invalid_request", "emit"),
+        ({"emit": {"pause_ms": 300.5}}, "invalid_request", "emit.pause_ms"),
+        ({"watch": [None]}, "invalid_request", "watch[0]"),
         ({"instruction": "a", "input_type": "query"}, "invalid_request", None),
         ({"prompt_name": "nope"}, "invalid_request", "prompt_name"),
         ({"text": 5}, "invalid_request", "text"),
@@ -424,7 +425,7 @@ def test_appends_by_offset(peer: Peer) -> None:
         ({"start": 4, "end": 4, "text": "x"}, "invalid_request", "start"),
         ({"start": -1, "end": 1, "text": "x"}, "invalid_request", "start"),
         ({"start": 0, "end": 1}, "invalid_request", "text"),
-        ({"start": 0, "end": 1.0, "text": "x"}, "invalid_request", "end"),
+        ({"start": 0, "end": 1.5, "text": "x"}, "invalid_request", "end"),
         ({"start": 0, "end": 1, "text": "x", "offset": 0}, "invalid_request", "offset"),
     ],
 )

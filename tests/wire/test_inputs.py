@@ -32,6 +32,8 @@ def test_texts(value: Any, expected: list[str], accept: bool) -> None:
         ([0, 99], [[0, 99]]),
         ([[1]], [[1]]),
         ([[1, 2], [3]], [[1, 2], [3]]),
+        ([1.0, 2], [[1, 2]]),
+        ([[1], [2.0, -0.0]], [[1], [2, 0]]),
         ([5] * 10_000, [[5] * 10_000]),
         ([[5]] * MAX_INPUTS, [[5]] * MAX_INPUTS),
     ],
@@ -71,7 +73,8 @@ def test_token_ids(value: Any, expected: list[list[int]]) -> None:
         ([["a"]], "input[0]"),
         ([[]], "input[0]"),
         ([[1], []], "input[1]"),
-        ([[1], [1.0]], "input[1]"),
+        ([[1], [1.5]], "input[1]"),
+        ([[1], [1e30]], "input[1]"),
         ([[1], [False]], "input[1]"),
         ([[1], None], "input[1]"),
         ([[1], "a"], "input[1]"),
@@ -90,3 +93,34 @@ def test_bad_inputs_name_the_item(value: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as error:
         parse_input(value, True, 100)
     assert error.value.param == param
+
+
+def test_empty_items_are_all_named_before_anything_else_is_done() -> None:
+    for value, indexes in (("", [0]), (["", "a", ""], [0, 2]), ([[], [1], []], [0, 2]), ([[1], []], [1])):
+        with pytest.raises(InvalidRequest) as error:
+            parse_input(value, True, 100, "error")
+        names = ", ".join(f"input[{index}]" for index in indexes)
+        assert error.value.message.startswith(
+            f"{names} {'is' if len(indexes) == 1 else 'are'} empty; a text has at least one character"
+        )
+        assert 'empty: "null"' in error.value.message
+        assert error.value.details == {"indexes": indexes}
+        assert error.value.param == f"input[{indexes[0]}]"
+
+
+def test_of_many_empty_items_the_message_names_ten_and_the_details_all() -> None:
+    with pytest.raises(InvalidRequest) as error:
+        parse_input([""] * MAX_INPUTS, False, 0)  # where there is no choice, as in /tokenize
+    assert error.value.message.endswith("input[9] and 2,038 more are empty; a text has at least one character")
+    assert error.value.details == {"indexes": list(range(MAX_INPUTS))}
+
+
+@pytest.mark.parametrize("value", [[""], ["a", ""], [[]], [[1], []]])
+def test_empty_items_are_kept_for_who_wants_null(value: Any) -> None:
+    assert parse_input(value, True, 100, "null") == value
+
+
+def test_a_list_without_items_is_an_error_whatever_is_wanted() -> None:
+    with pytest.raises(InvalidRequest) as error:
+        parse_input([], True, 100, "null")
+    assert error.value.message == "input is an empty list"

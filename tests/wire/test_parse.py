@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from streambed.errors import InvalidRequest
-from streambed.wire import EmbeddingsRequest, TokenizeRequest, parse
+from streambed.wire import (
+    AppendRequest,
+    EmbeddingsRequest,
+    PrefixesRequest,
+    SessionOptions,
+    TokenizeRequest,
+    parse,
+)
 
 GOOD = {"model": "m", "input": "a"}
 
@@ -33,6 +40,8 @@ def test_defaults() -> None:
         "input_type": None,
         "prompt_name": None,
         "long_input": None,
+        "truncate_prompt_tokens": None,
+        "empty": "error",
         "overlap": 0,
         "segments": False,
         "known_segments": None,
@@ -59,6 +68,10 @@ def test_defaults() -> None:
         ("segments", True),
         ("known_segments", ["ab"]),
         ("priority", "bulk"),
+        ("empty", "null"),
+        ("truncate_prompt_tokens", 1),
+        ("truncate_prompt_tokens", -1),
+        ("truncate_prompt_tokens", -1.0),
         ("timeout_ms", 1),
         ("input", ["a", "b"]),
         ("input", [[1, 2]]),
@@ -71,22 +84,24 @@ def test_fields(name: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("model", None),
         ("model", 5),
         ("encoding_format", "hex"),
-        ("encoding_format", None),
         ("dimensions", "32"),
         ("dimensions", True),
-        ("dimensions", 32.0),
+        ("dimensions", 32.5),
         ("dimensions", 2**64),
         ("user", 5),
         ("instruction", ["a"]),
-        ("input_type", "passage"),
+        ("input_type", "classification"),
         ("prompt_name", 1),
         ("long_input", "mean"),
         ("overlap", -1),
         ("segments", 1),
         ("priority", "urgent"),
+        ("empty", "zero"),
+        ("truncate_prompt_tokens", 0),
+        ("truncate_prompt_tokens", -2),
+        ("truncate_prompt_tokens", -1.5),
         ("timeout_ms", 0),
         ("timeout_ms", -1),
         ("timeout_ms", 1.5),
@@ -109,10 +124,97 @@ def test_values_are_never_repeated(name: str, value: Any) -> None:
 
 def test_unknown_field() -> None:
     error = refused(GOOD | {"dimension": 32})
-    assert (error.message, error.param) == ("unknown field 'dimension'", "dimension")
+    assert error.message == "unknown field 'dimension'; did you mean 'dimensions'?"
+    assert error.param == "dimension"
     error = refused(GOOD | {"x" * 10_000: 1})
     assert error.param == "x" * 64
     assert len(error.message) < 100
+
+
+@pytest.mark.parametrize(
+    ("model", "theirs", "ours"),
+    [
+        (EmbeddingsRequest, "inputs", "input"),
+        (EmbeddingsRequest, "output_dimension", "dimensions"),
+        (EmbeddingsRequest, "outputDimensionality", "dimensions"),
+        (EmbeddingsRequest, "truncate", "long_input"),
+        (EmbeddingsRequest, "task", "instruction"),
+        (EmbeddingsRequest, "embedding_types", "encoding_format"),
+        (TokenizeRequest, "inputs", "input"),
+        (TokenizeRequest, "truncate", None),  # it has no counterpart there
+        (AppendRequest, "input", "text"),
+        (EmbeddingsRequest, "metadata", None),
+        (EmbeddingsRequest, "truncation_side", None),
+    ],
+)
+def test_the_words_of_other_servers_lead_to_ours(model: Any, theirs: str, ours: str | None) -> None:
+    # What is missing or wrong beside it comes second: the unknown field is probably why.
+    message = f"unknown field '{theirs}'" + (f"; did you mean '{ours}'?" if ours else "")
+    assert refused({theirs: 1, "timeout_ms": -1}, model).message == message
+
+
+def test_a_union_says_what_it_takes() -> None:
+    for value in (0, -1, 1.5, "word", True, [1], {}):
+        error = refused(GOOD | {"every": value}, PrefixesRequest)
+        assert error.message == "every: 'sentence' or a whole number of at least 1 is expected"
+        assert error.param == "every"
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "message"),
+    [
+        (EmbeddingsRequest, {"segments": 1}, "segments: true or false is expected"),
+        (EmbeddingsRequest, {"dimensions": "32"}, "dimensions: a whole number is expected"),
+        (EmbeddingsRequest, {"timeout_ms": 0}, "timeout_ms: a whole number of at least 1 is expected"),
+        (
+            EmbeddingsRequest,
+            {"truncate_prompt_tokens": 0},
+            "truncate_prompt_tokens: -1 or a whole number of at least 1 is expected",
+        ),
+        (EmbeddingsRequest, {"priority": "high"}, "priority: 'query' or 'bulk' is expected"),
+        (
+            EmbeddingsRequest,
+            {"input_type": "classification"},
+            "input_type: 'query', 'search_query', 'document', 'search_document' or 'passage' is expected",
+        ),
+        (
+            EmbeddingsRequest,
+            {"known_segments": "a"},
+            "known_segments: a list of at most 65,536 strings is expected",
+        ),
+        (EmbeddingsRequest, {"known_segments": ["a", 1]}, "known_segments[1]: a string is expected"),
+        (PrefixesRequest, {"input": ""}, "input: a string of at least 1 character is expected"),
+        (PrefixesRequest, {"offsets": []}, "offsets: a list of at least 1 and at most 2,048 whole numbers is expected"),
+        (SessionOptions, {"emit": 1}, "emit: an object is expected"),
+        (SessionOptions, {"emit": {"drift": 0}}, "emit.drift: a number of more than 0 and at most 2 is expected"),
+        (SessionOptions, {"watch": [None]}, "watch[0]: an object is expected"),
+        (SessionOptions, {"watch": [{"id": "a"}]}, "watch[0].threshold is missing"),
+        (
+            SessionOptions,
+            {"watch": [{"id": "", "threshold": 0}]},
+            "watch[0].id: a string of at least 1 and at most 64 characters is expected",
+        ),
+    ],
+)
+def test_errors_say_what_is_expected(model: Any, fields: dict[str, Any], message: str) -> None:
+    assert refused((GOOD if model in (EmbeddingsRequest, PrefixesRequest) else {}) | fields, model).message == message
+
+
+@pytest.mark.parametrize(
+    ("word", "meaning"),
+    [
+        ("query", "query"),
+        ("search_query", "query"),
+        ("document", "document"),
+        ("search_document", "document"),
+        ("passage", "document"),
+        (None, None),
+    ],
+)
+@pytest.mark.parametrize("model", [EmbeddingsRequest, PrefixesRequest, TokenizeRequest, SessionOptions])
+def test_input_types_of_other_servers_mean_ours(model: Any, word: str | None, meaning: str | None) -> None:
+    body = (GOOD if model is not SessionOptions else {}) | {"input_type": word}
+    assert parse(model, json.dumps(body).encode()).input_type == meaning
 
 
 @pytest.mark.parametrize("name", ["model", "input"])

@@ -27,6 +27,7 @@ from streambed.server.guard import Guard
 from streambed.server.head import Head
 from streambed.server.health import WATCHDOG_SECONDS, Health
 from streambed.server.home import home
+from streambed.server.ignored import IgnoredFields
 from streambed.server.metrics import Metrics
 from streambed.server.origins import Cors
 from streambed.server.playground import Page, Playground, Visits
@@ -123,10 +124,10 @@ def create_app(
     app.add_exception_handler(HTTPException, functools.partial(_on_http_exception, directions))
     app.add_exception_handler(Exception, _on_bug)
     metrics.expect({template_of(route) for route in app.routes if isinstance(route, Route | APIRoute | Mount)})
-    inner: ASGIApp = guard
+    inner: ASGIApp = IgnoredFields(guard) if settings.ignore_unknown_fields else guard
     if settings.allow_origin:
         # Outside the guard, so that the page that caused a refusal can read it.
-        inner = Cors(guard, settings.allow_origin)
+        inner = Cors(inner, settings.allow_origin)
     return Head(Proxy(Access(inner, app.routes, metrics), settings, directions.lead))
 
 
@@ -170,6 +171,7 @@ _ERROR_SCHEMA = {
                 "type": {"type": "string"},
                 "param": {"type": ["string", "null"]},
                 "code": {"type": "string", "enum": [error.code for error in ERROR_TABLE]},
+                "details": {"type": "object", "description": "Where there is more to act on: `indexes` of bad items."},
             },
         }
     },

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import threading
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,15 +19,17 @@ from streambed.engine.beginnings import Beginnings
 from streambed.engine.engine import Engine
 from streambed.engine.sequence import Embedding, Lane
 from streambed.errors import DeadlineExceeded, InvalidRequest, NotFound, TooLarge
+from streambed.server.ignored import parse_body
+from streambed.server.inputs import Inputs, read_inputs
 from streambed.server.metrics import Metrics, Stage
 from streambed.settings import Settings
 from streambed.text.cuts import check_offsets
-from streambed.text.segments import Document, Segment, content_hash
+from streambed.text.segments import Document
 from streambed.text.tokenizer import check_text
 from streambed.text.units import codepoints, count
 from streambed.vectors.reducers import Form, Reducers
 from streambed.vectors.shape import merge
-from streambed.wire import MAX_PREFIXES, EmbeddingsRequest, PrefixesRequest, TokenizeRequest, parse, parse_input
+from streambed.wire import MAX_PREFIXES, EmbeddingsRequest, PrefixesRequest, TokenizeRequest, parse_input
 
 Result = TypeVar("Result")
 Asked = TypeVar("Asked", EmbeddingsRequest, PrefixesRequest)
@@ -64,12 +64,12 @@ class Embeddings:
     async def create(self, request: Request) -> Response:
         """Embeds the inputs. A client that leaves cancels what has not run."""
 
-        def prepare(asked: EmbeddingsRequest, expired: Callable[[], bool]) -> _Inputs:
-            inputs = self._divide(asked, expired)
+        def prepare(asked: EmbeddingsRequest, expired: Callable[[], bool]) -> Inputs:
+            inputs = read_inputs(self._engine, self._settings, asked, expired)
             inputs.wanted  # noqa: B018 - computed here, off the event loop
             return inputs
 
-        def submit(inputs: _Inputs, **more: Any) -> list[Future[Embedding]]:
+        def submit(inputs: Inputs, **more: Any) -> list[Future[Embedding]]:
             return self._engine.submit_batch([segment.ids for segment in inputs.wanted], **more)
 
         return await self._answer(request, EmbeddingsRequest, prepare, submit, _write)
@@ -102,7 +102,7 @@ class Embeddings:
         """What both have in common: parse, tokenise, compute, write, each within the deadline."""
         started = time.monotonic()
         body = await request.body()
-        asked = await self._work(lambda: parse(kind, body))
+        asked = await self._work(lambda: parse_body(kind, request, body))
         self._check_model(asked.model)
         request.state.lane = asked.priority
         form = self._reducers.form(asked.dimensions, asked.encoding_format, asked.reducer)
@@ -145,7 +145,7 @@ class Embeddings:
     async def tokenize(self, request: Request) -> Response:
         """Token ids of each input as `/v1/embeddings` sees it: prompt, text, and the end token."""
         body = await request.body()
-        asked = await self._work(lambda: parse(TokenizeRequest, body))
+        asked = await self._work(lambda: parse_body(TokenizeRequest, request, body))
         if asked.model is not None:
             self._check_model(asked.model)
 
@@ -173,33 +173,6 @@ class Embeddings:
     def _check_model(self, model: str) -> None:
         if model not in self._names:
             raise NotFound(f"no such model here; this server has {', '.join(self._names)}", "model")
-
-    def _divide(self, asked: EmbeddingsRequest, expired: Callable[[], bool]) -> _Inputs:
-        engine = self._engine
-        prompt = engine.prompt(asked.instruction, asked.prompt_name, asked.input_type)
-        inputs = parse_input(asked.input, self._settings.accept_token_ids, engine.tokenizer.size)
-        long_input = asked.long_input or self._settings.long_input
-        texts = [text for text in inputs if isinstance(text, str)]
-        if not texts:
-            return self._divide_ids(asked, prompt, [ids for ids in inputs if not isinstance(ids, str)], long_input)
-        documents = engine.divide(texts, prompt, long_input, asked.overlap, expired)
-        hashes: list[list[str | None]] = []
-        if asked.segments or asked.known_segments is not None:
-            for text, document in zip(texts, documents, strict=True):
-                # Where a text was cut, its last token may be one that these characters alone would not have.
-                cut = document.truncated
-                hashes.append([None if cut else content_hash(prompt, text[s.start : s.end]) for s in document.segments])
-        return _Inputs(documents, hashes, frozenset(asked.known_segments or ()))
-
-    def _divide_ids(self, asked: EmbeddingsRequest, prompt: str, inputs: list[list[int]], long_input: str) -> _Inputs:
-        if asked.segments or asked.known_segments is not None or asked.long_input == "merge":
-            raise InvalidRequest("token ids have no segments; send text, or truncate them", "input")
-        start, documents = self._engine.divide([prompt])[0].segments[0].ids, []
-        for index, ids in enumerate(inputs):
-            whole = start + ids
-            cut = self._engine.fit(whole, long_input == "truncate", index)
-            documents.append(Document([Segment(0, 0, cut)], len(start), truncated=len(cut) < len(whole)))
-        return _Inputs(documents, [], frozenset())
 
     def _cut(self, asked: PrefixesRequest, expired: Callable[[], bool]) -> Beginnings:
         engine, text, unit = self._engine, asked.input, asked.offset_unit
@@ -238,37 +211,14 @@ class Embeddings:
             self._large.release()
 
 
-@dataclass(frozen=True)
-class _Inputs:
-    """What a request asks for, tokenised."""
-
-    documents: list[Document]
-    hashes: list[list[str | None]]
-    """Of each document's segments; empty where nobody asks for them."""
-    known: frozenset[str]
-
-    def is_known(self, document: int, segment: int) -> bool:
-        return bool(self.known) and self.hashes[document][segment] in self.known
-
-    @functools.cached_property
-    def wanted(self) -> list[Segment]:
-        """The segments to compute, in order."""
-        return [
-            segment
-            for number, document in enumerate(self.documents)
-            for place, segment in enumerate(document.segments)
-            if not self.is_known(number, place)
-        ]
-
-
-def _write(asked: EmbeddingsRequest, form: Form, inputs: _Inputs, embeddings: list[Embedding]) -> bytes:
+def _write(asked: EmbeddingsRequest, form: Form, inputs: Inputs, embeddings: list[Embedding]) -> bytes:
     """The reply. What stands beside OpenAI's fields is there only if it was asked for, or a text was long."""
     hidden = iter([embedding.vectors[0] for embedding in embeddings])
     found = [
         [None if inputs.is_known(index, place) else next(hidden) for place in range(len(document.segments))]
         for index, document in enumerate(inputs.documents)
     ]
-    complete = [index for index, rows in enumerate(found) if not any(row is None for row in rows)]
+    complete = [index for index, rows in enumerate(found) if rows and not any(row is None for row in rows)]
     vectors: dict[int, NDArray[np.float32]] = {}
     if complete:
         rows = np.stack([row for index in complete for row in found[index] if row is not None])
@@ -279,7 +229,7 @@ def _write(asked: EmbeddingsRequest, form: Form, inputs: _Inputs, embeddings: li
         item: dict[str, Any] = {"object": "embedding", "index": index, "embedding": None}
         if index in vectors:
             item |= form.encode(vectors[index])
-        if inputs.hashes:
+        if inputs.hashes is not None:
             item["segments"] = _segments(form, document, inputs.hashes[index], found[index])
         data.append(item)
         if len(document.segments) > 1 or document.truncated:

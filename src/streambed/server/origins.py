@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 
 from streambed.errors import ForbiddenOrigin
 from streambed.origins import canonical_origin, same_host
+from streambed.server.ignored import HEADER as IGNORED_FIELDS
 
 
 def is_allowed(origin: str, allowed: Collection[str]) -> bool:
@@ -44,7 +45,7 @@ class Cors(CORSMiddleware):
             allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE"],
             allow_headers=["*"],  # SDKs send their own; the guard asks for a key whatever the headers
             allow_private_network=True,
-            expose_headers=["Server-Timing", "Retry-After", "X-Request-Id"],
+            expose_headers=["Server-Timing", "Retry-After", "X-Request-Id", IGNORED_FIELDS],
         )
 
     def is_allowed_origin(self, origin: str) -> bool:

@@ -13,14 +13,15 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.requests import Request, cookie_parser
 from starlette.responses import RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from streambed.errors import Unauthorized
-from streambed.wire import parse
+from streambed.server.ignored import parse_body
+from streambed.wire import Strict
 
 FILES = Path(__file__).with_name("playground")
 COOKIE = "streambed"
@@ -35,10 +36,8 @@ HEADERS = {
 }
 
 
-class KeyRequest(BaseModel):
+class KeyRequest(Strict):
     """Body of `POST /playground/key`."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     api_key: str = Field(max_length=4096, description="A key of this server.")
 
@@ -95,7 +94,7 @@ class Playground:
 
     async def enter(self, request: Request) -> Response:
         """Takes a key; answers with the cookie of a visit."""
-        asked = parse(KeyRequest, await request.body())
+        asked = parse_body(KeyRequest, request, await request.body())
         owner = self._owner_of(asked.api_key.strip().encode())
         if owner is None:
             raise Unauthorized("this is not a key of this server", "api_key")

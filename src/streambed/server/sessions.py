@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from streambed.errors import DeadlineExceeded, TooLarge
+from streambed.server.ignored import parse_body
 from streambed.settings import Settings
 from streambed.streams.registry import Registry
 from streambed.wire import (
@@ -28,7 +29,6 @@ from streambed.wire import (
     SetRequest,
     dump,
     error_of,
-    parse,
 )
 
 MAX_BODY = 2 << 20
@@ -131,7 +131,7 @@ async def _parse(model: type[Body], request: Request) -> Body:
     body = await request.body()
     if len(body) > MAX_BODY:
         raise TooLarge(f"the body has {len(body):,} bytes; the limit for a session is {MAX_BODY:,}")
-    return parse(model, body or b"{}")
+    return parse_body(model, request, body or b"{}")
 
 
 def _reply(event: ServerEvent, status: int = 200) -> Response:

@@ -188,7 +188,7 @@ class Socket:
             value = parse_object(text, "the frame")
             event_id = _short(value.get("event_id"), MAX_EVENT_ID)
             session = _short(value.get("session"), 64)
-            event = parse_event(value)
+            event = parse_event(value, [] if self._settings.ignore_unknown_fields else None)
             kind = event.type
             await self._handle(event)
             if not isinstance(event, Change | EmbeddingCreate):  # those are counted when they have had their turn

@@ -47,6 +47,7 @@ from streambed.wire.requests import (
     PrefixesRequest,
     SessionOptions,
     SetRequest,
+    Strict,
     TokenizeRequest,
     Watch,
 )
@@ -86,6 +87,7 @@ __all__ = [
     "SessionUpdate",
     "SessionUpdated",
     "SetRequest",
+    "Strict",
     "TokenizeRequest",
     "Watch",
     "WatchTriggered",

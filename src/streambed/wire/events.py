@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import orjson
 from pydantic import Field
 
-from streambed.wire.requests import MAX_WATCHES, AppendRequest, Emit, SessionOptions, SetRequest, Strict, Watch
+from streambed.wire.requests import MAX_WATCHES, AppendRequest, Emit, Natural, SessionOptions, SetRequest, Strict, Watch
 
 MAX_EVENT_ID = 64
 """Characters of an `event_id`."""
@@ -67,10 +67,10 @@ class InputTextReplace(_SessionEvent):
     """Puts text in the place of a range. Answered by `input_text.ack`."""
 
     type: Literal["input_text.replace"] = "input_text.replace"
-    start: int = Field(ge=0, description="Where the range begins.")
-    end: int = Field(ge=0, description="Where it ends; this position is not part of it.")
+    start: Natural = Field(description="Where the range begins.")
+    end: Natural = Field(description="Where it ends; this position is not part of it.")
     text: str = Field(description="What takes its place.")
-    base_revision: int | None = Field(None, ge=0, description="The revision that this change was made to.")
+    base_revision: Natural | None = Field(None, description="The revision that this change was made to.")
 
 
 class InputTextSet(SetRequest, _SessionEvent):
