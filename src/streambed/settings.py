@@ -27,6 +27,9 @@ class Settings:
         "builtin", "Model: builtin, a directory, or a hub id such as Qwen/Qwen3-Embedding-0.6B.", group="Model"
     )
     revision: str | None = _setting(None, "Branch, tag or commit of a hub model.")
+    allow_unknown_config: bool = _setting(
+        False, "Load a checkpoint whose files have keys that are not known here; they are logged as a warning."
+    )
     served_model_name: tuple[str, ...] = _setting((), "Name of the model in requests (repeatable).")
     host: str = _setting("127.0.0.1", "Address to listen on.", group="Address and keys")
     port: int = _setting(30000, "Port to listen on; 0 takes a free one.")
@@ -66,6 +69,11 @@ class Settings:
     )
     long_input: Literal["merge", "truncate", "error"] = _setting(
         "merge", "What to do with a text beyond the window: merge its segments' vectors, truncate it, or error."
+    )
+    instruction_template: str | None = _setting(
+        None,
+        "Form of an instruction, with {instruction} in its place and \\n for a new line; by default the one that the "
+        "checkpoint's prompts show, else Qwen's.",
     )
     reducer: tuple[str, ...] = _setting(
         (), "NAME=PATH of a folder from `streambed reduce fit`, for requests to choose (repeatable)."

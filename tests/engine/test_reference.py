@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from streambed import Engine
 from streambed.errors import TooLarge
-from streambed.text.instructions import instruction_prompt
+from streambed.text.instructions import Prompts
 from tests.checkpoints import BUILTIN, make_checkpoint, write_qwen_tokenizer
 
 TEXTS = [
@@ -85,7 +85,7 @@ def test_the_builtin_model(open_engine: Callable[..., Engine]) -> None:
     texts = [*TEXTS, "A long document about rivers. " * 120]
     assert cosines(engine.embed(texts), encode(texts)).min() >= 0.99999
     task = "Given a web search query, retrieve relevant passages that answer the query"
-    asked = [instruction_prompt(task) + text for text in TEXTS]
+    asked = [Prompts().choose(instruction=task) + text for text in TEXTS]
     assert cosines(engine.embed(TEXTS, instruction=task), encode(asked)).min() >= 0.99999
     expected = encode(TEXTS)[:, :128]
     shorter = engine.embed(TEXTS, dimensions=128)

@@ -14,7 +14,8 @@ import huggingface_hub.errors
 import pytest
 
 from streambed.errors import CheckpointError
-from streambed.model.checkpoint import BUILTIN, Qwen3Config, find_checkpoint, read_json
+from streambed.model.checkpoint import BUILTIN, Qwen3Config, find_checkpoint
+from streambed.model.files import read_json
 from tests.checkpoints import make_checkpoint
 
 Change = Callable[[Path], None]
@@ -154,6 +155,7 @@ BROKEN: list[tuple[str, Change, str, str]] = [
     ("bias a number", config(attention_bias=0), "config.json", "attention_bias is neither true nor false"),
     ("yarn", config(rope_scaling={"rope_type": "yarn", "factor": 4.0}), "config.json", "rope_type 'yarn'"),
     ("yarn, old key", config(rope_scaling={"type": "yarn", "factor": 4.0}), "config.json", "rope_type 'yarn'"),
+    ("yarn beside default", config(rope_scaling={"rope_type": "default", "type": "yarn"}), "config.json", "'yarn'"),
     ("yarn, new key", config(rope_parameters={"rope_type": "yarn"}), "config.json", "rope_type 'yarn'"),
     ("rope of two lines", config(rope_scaling={"type": "de\nfault"}), "config.json", r"rope_type 'de\\nfault'"),
     ("rope no object", config(rope_parameters="default"), "config.json", "rope_parameters is not a JSON object"),

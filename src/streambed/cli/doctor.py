@@ -22,7 +22,8 @@ import streambed
 from streambed.cli.options import Command, Size, model_options, option, usable_cores, use_threads
 from streambed.cli.serve import serve
 from streambed.errors import CheckpointError, SettingsError, StreambedError, TooLarge
-from streambed.model.checkpoint import Checkpoint, find_checkpoint, read_json
+from streambed.model.checkpoint import Checkpoint, find_checkpoint
+from streambed.model.files import read_json
 from streambed.settings import Settings
 
 if TYPE_CHECKING:
@@ -117,6 +118,13 @@ def _plain(text: str) -> str:
     help="Memory for KV, such as 512MiB or 4GiB; a quarter of the machine's by default.",
     group="Model and compute",
 )
+@option(
+    "--allow-unknown-config",
+    is_flag=True,
+    envvar="STREAMBED_ALLOW_UNKNOWN_CONFIG",
+    help="Go on where the checkpoint's files have keys that are not known here.",
+    group="Model and compute",
+)
 @option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.", group="Output")
 @option("--write-canonical", is_flag=True, hidden=True, help=f"Write {CANONICAL} beside the weights.")
 @click.pass_context
@@ -132,7 +140,9 @@ def doctor(context: click.Context, /, as_json: bool, write_canonical: bool, **gi
     """
     report = Report(as_json)
     try:
-        checkpoint = find_checkpoint(given["model"], given["revision"])  # before all else: a wrong name is one line
+        # Before all else: a wrong name is one line.
+        allow = given["allow_unknown_config"]
+        checkpoint = find_checkpoint(given["model"], given["revision"], allow_unknown_config=allow)
         _examine(report, context, checkpoint, given, write_canonical)
     except StreambedError as error:
         if as_json:
@@ -185,6 +195,7 @@ def _load(checkpoint: Checkpoint, settings: Settings) -> Engine:
             kv_memory=settings.kv_memory,
             max_batch_tokens=settings.max_batch_tokens,
             special_tokens=settings.special_tokens,
+            instruction_template=settings.instruction_template,
         )
     except (RuntimeError, MemoryError, OSError) as error:  # the device's: no memory, no driver
         raise CheckpointError(f"{checkpoint.directory}: cannot be loaded: {_words(error)}") from error
@@ -451,8 +462,32 @@ def _model(engine: Engine, seconds: float) -> Iterator[Finding]:
     yield _window(engine)
     yield _budget(engine)
     yield found("step", f"{info.max_batch_tokens:,} rows")
-    yield found("prompts", ", ".join(sorted(checkpoint.prompts)) or "none named")
+    yield from _facts(engine)
     yield found("special tokens", {"text": "plain text", "parse": "parsed"}[info.special_tokens])
+
+
+def _facts(engine: Engine) -> Iterator[Finding]:
+    """What was read from the checkpoint's files, beside shapes and weights."""
+
+    def found(name: str, detail: str, status: Status = "ok") -> Finding:
+        return Finding("model", name, status, detail)
+
+    info, checkpoint = engine.info, engine.checkpoint
+    yield found("attention, pooling", "causal, last token; vectors of unit length")
+    if info.default_dimensions != info.dimensions:
+        yield found("default dimensions", f"{info.default_dimensions:,}, which is the checkpoint's truncate_dim")
+    prompts = [f"{name} {prompt!r}" for name, prompt in sorted(checkpoint.prompts.items())]
+    yield found("prompts", ", ".join(prompts) or "none named")
+    name = info.default_prompt_name
+    yield found("default prompt", "none" if name is None else f"{name} {engine.prompt()!r}, where a request names none")
+    yield found("instruction", repr(info.instruction_template))
+    if checkpoint.pipeline.lower_case:
+        yield found("text", "made lower-case first, as the checkpoint says")
+    if checkpoint.training_keys:
+        yield found("only for training", ", ".join(checkpoint.training_keys))
+    if checkpoint.unknown_keys:
+        detail = f"{', '.join(checkpoint.unknown_keys)}; whether they change vectors is not known here"
+        yield found("unknown keys", detail, "warn")
 
 
 def _number_format(engine: Engine) -> Finding:
@@ -604,7 +639,7 @@ def _edited(engine: Engine, texts: list[str]) -> Pairs:
 
 
 def _check_tokens(engine: Engine, text: str, tokens: list[int]) -> None:
-    if tokens != engine.tokenizer.encode(text):
+    if tokens != engine.tokenizer.encode(engine.prompt() + text):
         raise StreambedError(f"the tokens of {text[:40]!r} are not those of the whole text")
 
 
@@ -640,7 +675,7 @@ def write_canonical(engine: Engine, path: Path) -> int:
         {
             "text": text,
             "instruction": instruction,
-            "vector": [round(float(value), 6) for value in engine.embed([text], instruction=instruction)[0]],
+            "vector": [round(float(value), 6) for value in _whole(engine, text, instruction)],
         }
         for text, instruction in asked
     ]
@@ -653,6 +688,12 @@ def write_canonical(engine: Engine, path: Path) -> int:
         part.unlink(missing_ok=True)
         raise SettingsError(f"{path}: cannot be written: {error.strerror or error}") from None
     return len(entries)
+
+
+def _whole(engine: Engine, text: str, instruction: str | None) -> Vectors:
+    """The model's own vector of a text, whatever the checkpoint's default dimensions are."""
+    vector: Vectors = engine.embed([text], instruction=instruction, dimensions=engine.info.dimensions)[0]
+    return vector
 
 
 def _write(engine: Engine, exact: bool) -> Answer:
@@ -673,7 +714,7 @@ def _canonical(engine: Engine) -> Answer:
     found = []
     for text, task, vector in known:
         try:
-            found.append(_cosine(engine.embed([text], instruction=task)[0], vector))
+            found.append(_cosine(_whole(engine, text, task), vector))
         except TooLarge:
             if engine.info.max_tokens == engine.info.window:  # else it is --kv-memory that holds less
                 raise

@@ -260,7 +260,7 @@ def _embed(
         bar = progress.add_task("Embedding", total=len(texts))
         for batch in batches(iter(texts)):
             try:
-                found.append(engine.embed(batch, long_input="merge"))
+                found.append(engine.embed(batch, dimensions=engine.info.dimensions, long_input="merge"))
             except RequestError as error:
                 raise click.ClickException(str(error)) from None
             progress.advance(bar, len(batch))

@@ -106,6 +106,8 @@ def run(settings: Settings) -> None:
         kv_memory=settings.kv_memory,
         max_batch_tokens=settings.max_batch_tokens,
         special_tokens=settings.special_tokens,
+        instruction_template=settings.instruction_template,
+        allow_unknown_config=settings.allow_unknown_config,
     )
     info = engine.info
     names = settings.served_model_name or (info.model,)
@@ -117,7 +119,9 @@ def run(settings: Settings) -> None:
         info.threads,
         info.max_batch_tokens,
     )
-    logger.info("Vectors: %d dimensions; texts of up to %s tokens", info.dimensions, f"{info.max_tokens:,}")
+    logger.info("Vectors: %d dimensions; texts of up to %s tokens", info.default_dimensions, f"{info.max_tokens:,}")
+    if info.default_prompt_name is not None:
+        logger.info("Prompt where a request names none: %r, as the checkpoint says", engine.prompt())
     if info.max_tokens < info.window:
         logger.warning(
             "The model's window is %s tokens, but --kv-memory holds %s", f"{info.window:,}", f"{info.max_tokens:,}"

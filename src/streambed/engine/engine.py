@@ -38,7 +38,7 @@ from streambed.model.checkpoint import BUILTIN, Checkpoint, find_checkpoint
 from streambed.model.weights import load_network
 from streambed.text.cuts import check_offsets, cut, sentence_ends, token_ends
 from streambed.text.incremental import IncrementalTokenizer, Splits
-from streambed.text.instructions import choose_prompt
+from streambed.text.instructions import QWEN_TEMPLATE, Prompts, find_template, parse_template
 from streambed.text.segments import Document, LongInput, Segment, check_room, segments
 from streambed.text.tokenizer import SpecialTokens, Tokenizer, check_text
 from streambed.vectors.shape import check_dimensions, merge, shorten
@@ -67,6 +67,13 @@ class EngineInfo:
     dtype: str
     device: str
     dimensions: int
+    """Of the model's own vectors."""
+    default_dimensions: int
+    """Of those that come where nobody says how many: the checkpoint's `truncate_dim`, or all."""
+    default_prompt_name: str | None
+    """Of the prompt that stands before texts where nobody names one."""
+    instruction_template: str
+    """The form of an instruction."""
     window: int
     """The checkpoint's own limit."""
     max_tokens: int
@@ -130,12 +137,15 @@ class Engine:
         kv_memory: int | None = None,
         max_batch_tokens: int | None = None,
         special_tokens: SpecialTokens = "text",
+        instruction_template: str | None = None,
     ) -> None:
         """Loads the weights and starts the thread; `Engine.load` finds the checkpoint first.
 
         dtype: `auto`, `float32` or `bfloat16`. device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`. kv_memory: bytes for KV, a
         quarter of the memory by default. max_batch_tokens: rows of a step; by default as many as run in a tenth of a
         second. special_tokens: whether `<|endoftext|>` and its like in a text are plain `text` or `parse`d.
+        instruction_template: the form of an instruction, with `{instruction}` in its place; by default the one that the
+        checkpoint's prompts show, else Qwen's.
 
         Raises:
             CheckpointError, SettingsError: in one line.
@@ -145,7 +155,13 @@ class Engine:
         if max_batch_tokens is not None and max_batch_tokens < 1:
             raise SettingsError(f"--max-batch-tokens is {max_batch_tokens}; at least 1 is expected")
         self.checkpoint = checkpoint
-        self.tokenizer = Tokenizer(checkpoint.tokenizer_file, special_tokens)
+        pipeline = checkpoint.pipeline
+        self.tokenizer = Tokenizer(checkpoint.tokenizer_file, special_tokens, pipeline.lower_case)
+        self.tokenizer.check_named(pipeline.named_tokens)
+        template = (
+            find_template(pipeline.prompts) if instruction_template is None else parse_template(instruction_template)
+        )
+        self._prompts = Prompts(pipeline.prompts, pipeline.default_prompt_name, template)
         if self.tokenizer.size > checkpoint.config.vocab_size:
             raise CheckpointError(
                 f"{checkpoint.tokenizer_file}: has token ids up to {self.tokenizer.size - 1}, "
@@ -192,10 +208,13 @@ class Engine:
         kind = str(chosen_dtype).removeprefix("torch.")
         self.info = EngineInfo(
             model=checkpoint.name,
-            fingerprint=_fingerprint(weights, self.tokenizer, kind),
+            fingerprint=_fingerprint(weights, self.tokenizer, self._prompts, kind),
             dtype=kind,
             device=str(chosen_device),
             dimensions=checkpoint.config.hidden_size,
+            default_dimensions=pipeline.default_dimensions or checkpoint.config.hidden_size,
+            default_prompt_name=pipeline.default_prompt_name,
+            instruction_template=template,
             window=checkpoint.window,
             max_tokens=self._kv.max_slots,
             max_batch_tokens=rows,
@@ -216,15 +235,21 @@ class Engine:
         kv_memory: int | None = None,
         max_batch_tokens: int | None = None,
         special_tokens: SpecialTokens = "text",
+        instruction_template: str | None = None,
+        allow_unknown_config: bool = False,
     ) -> Engine:
-        """Loads `builtin`, a directory or a hub id such as `Qwen/Qwen3-Embedding-0.6B`. See `Engine` for the rest."""
+        """Loads `builtin`, a directory or a hub id such as `Qwen/Qwen3-Embedding-0.6B`. See `Engine` for the rest.
+
+        allow_unknown_config: keys of the checkpoint's files whose meaning is not known are a warning, not an error.
+        """
         return cls(
-            find_checkpoint(model, revision),
+            find_checkpoint(model, revision, allow_unknown_config=allow_unknown_config),
             dtype=dtype,
             device=device,
             kv_memory=kv_memory,
             max_batch_tokens=max_batch_tokens,
             special_tokens=special_tokens,
+            instruction_template=instruction_template,
         )
 
     def __enter__(self) -> Self:
@@ -250,8 +275,9 @@ class Engine:
         """Embeds texts: float32 [len(texts), dimensions], of unit length, in the order given.
 
         At most one of instruction, prompt_name and input_type says what the vectors are for. dimensions: 32 to the
-        model's own. long_input: what to do with a text beyond the window: refuse it; `truncate` it, keeping the end
-        token; or `merge` its segments' vectors into their mean, weighted by tokens.
+        model's own; by default the checkpoint's `truncate_dim`, or all. long_input: what to do with a text beyond the
+        window: refuse it; `truncate` it, keeping the end token; or `merge` its segments' vectors into their mean,
+        weighted by tokens.
 
         Raises:
             InvalidRequest: a wrong argument or a text with a lone surrogate.
@@ -259,16 +285,16 @@ class Engine:
         """
         if isinstance(texts, str):
             raise InvalidRequest("texts is one string; give a list of strings")
-        check_dimensions(dimensions, self.info.dimensions)
+        self.choose_dimensions(dimensions)
         prompt = self.prompt(instruction, prompt_name, input_type)
         return self.embed_documents(self.divide(texts, prompt, long_input), dimensions)
 
     def embed_documents(self, documents: Sequence_[Document], dimensions: int | None = None) -> Vectors:
         """Embeds what `divide` made: float32 [len(documents), dimensions], of unit length. Raises as `embed`."""
-        check_dimensions(dimensions, self.info.dimensions)
+        dimensions = self.choose_dimensions(dimensions)
         futures = self.submit_batch([segment.ids for document in documents for segment in document.segments])
         if not futures:
-            return np.empty((0, dimensions or self.info.dimensions), dtype=np.float32)
+            return np.empty((0, dimensions), dtype=np.float32)
         try:
             hidden = np.concatenate([future.result().vectors for future in futures])
             return shorten(merge(hidden, [document.weights for document in documents]), dimensions)
@@ -295,7 +321,7 @@ class Engine:
         Raises:
             InvalidRequest, TooLarge: as `embed`; offsets that do not rise within the text.
         """
-        check_dimensions(dimensions, self.info.dimensions)
+        dimensions = self.choose_dimensions(dimensions)
         if offsets is None:
             offsets = self.places(text, every)
         beginnings = self.beginnings(text, offsets, self.prompt(instruction, prompt_name, input_type))
@@ -347,8 +373,13 @@ class Engine:
     def prompt(
         self, instruction: str | None = None, prompt_name: str | None = None, input_type: str | None = None
     ) -> str:
-        """The text to put before texts; see `choose_prompt`."""
-        return choose_prompt(self.checkpoint.prompts, instruction, prompt_name, input_type)
+        """The text to put before texts; see `Prompts.choose`."""
+        return self._prompts.choose(instruction, prompt_name, input_type)
+
+    def choose_dimensions(self, dimensions: int | None) -> int:
+        """The dimensions that are asked for, or the default. Raises InvalidRequest where they are out of range."""
+        check_dimensions(dimensions, self.info.dimensions)
+        return dimensions or self.info.default_dimensions
 
     def divide(
         self,
@@ -699,7 +730,12 @@ class Engine:
                 call.set_exception(error)
 
 
-def _fingerprint(weights: str, tokenizer: Tokenizer, dtype: str) -> str:
+def _fingerprint(weights: str, tokenizer: Tokenizer, prompts: Prompts, dtype: str) -> str:
     """Hash of everything that decides a vector."""
     parts = [weights, tokenizer.digest, tokenizer.end_id, tokenizer.special_tokens, "lasttoken", "unit", dtype]
+    # What is not as in most checkpoints comes last, so that the others' fingerprints stay as they were.
+    if unnamed := prompts.choose():
+        parts.append(["default prompt", unnamed])
+    if prompts.template != QWEN_TEMPLATE:
+        parts.append(["template", prompts.template])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
@@ -17,7 +18,7 @@ from streambed.errors import InvalidRequest, NotFound, TooLarge
 from streambed.text.incremental import IncrementalTokenizer
 from streambed.text.segments import Segment, segments
 from streambed.text.strings import common_prefix
-from streambed.vectors.shape import check_dimensions, shorten
+from streambed.vectors.shape import shorten
 
 if TYPE_CHECKING:
     from streambed.engine.engine import Engine
@@ -49,12 +50,12 @@ class EndedSegment:
     tokens: int
     """Of instruction and segment, without the end token."""
     future: Future[Embedding]
+    _choose_dimensions: Callable[[int | None], int] = field(repr=False)
 
     def embedding(self, dimensions: int | None = None, timeout: float | None = None) -> NDArray[np.float32]:
         """Of the characters `[start, end)` on their own: float32 [dimensions], of unit length."""
         hidden = self.future.result(timeout).vectors
-        check_dimensions(dimensions, hidden.shape[1])
-        vector: NDArray[np.float32] = shorten(hidden, dimensions)[0]
+        vector: NDArray[np.float32] = shorten(hidden, self._choose_dimensions(dimensions))[0]
         return vector
 
 
@@ -200,7 +201,7 @@ class Session:
 
         timeout: seconds to wait; TimeoutError after that.
         """
-        check_dimensions(dimensions, self._engine.info.dimensions)
+        dimensions = self._engine.choose_dimensions(dimensions)
         future = self.probe().future
         try:
             vector: NDArray[np.float32] = shorten(future.result(timeout).vectors, dimensions)[0]
@@ -288,7 +289,7 @@ class Session:
         self._tokenizer.set(text[rest:], limit)
         for part, future in zip(parts, futures, strict=True):
             start, end = first + part.start, first + part.end
-            self._ended.append(EndedSegment(self._segment, start, end, len(part.ids), future))
+            self._ended.append(EndedSegment(self._segment, start, end, len(part.ids), future, engine.choose_dimensions))
             self._segment += 1
         self._before += text[:rest]
 

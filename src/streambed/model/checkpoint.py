@@ -1,24 +1,29 @@
 """Find a checkpoint, read what decides a vector, refuse what cannot be served.
 
-A checkpoint is a directory in the Hugging Face layout; the sentence-transformers files beside it (`modules.json`,
-`1_Pooling/config.json`, `config_sentence_transformers.json`) say how the vector is taken. Nothing is guessed: what is
-not understood is refused in one line that names the file and the cause.
+A checkpoint is a directory in the Hugging Face layout; what stands around the network in it is read by `pipeline.py`.
+Nothing is guessed: what is not understood is refused in one line that names the file and the cause (`keys.py`).
 """
 
 from __future__ import annotations
 
-import json
+import logging
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from streambed.errors import CheckpointError
+from streambed.model import keys
+from streambed.model.files import is_file, read_json, read_object
+from streambed.model.keys import SERVED, Reader
+from streambed.model.pipeline import Pipeline, read_pipeline
+
+logger = logging.getLogger(__name__)
 
 BUILTIN = "builtin"
 _BUILTIN_DIRECTORY = Path(__file__).parent / "builtin"
-_ARCHITECTURES = ("Qwen3Model", "Qwen3ForCausalLM")
-_MODULES = ("Transformer", "Pooling", "Normalize")
+_ARCHITECTURES = ("Qwen3Model", "Qwen3ForCausalLM", "Qwen3ForTextEmbedding")
+"""The last is what MLX and TensorRT-LLM call the same network."""
 _HUB_FILES = ["*.safetensors", "*.json"]  # never pickles, never code
 
 
@@ -51,30 +56,44 @@ class Checkpoint:
     name: str
     directory: Path
     config: Qwen3Config
-    window: int
-    """Most tokens of one text: instruction, text and end token together."""
+    pipeline: Pipeline
     weight_files: tuple[Path, ...]
     tokenizer_file: Path
-    prompts: dict[str, str] = field(default_factory=dict)
+    unknown_keys: tuple[str, ...] = ()
+    """Keys whose meaning is not known, and that were let through all the same, as `file: key`."""
+    training_keys: tuple[str, ...] = ()
+    """Keys that only training reads, as `file: key`."""
+
+    @property
+    def window(self) -> int:
+        """Most tokens of one text: instruction, text and end token together."""
+        return self.pipeline.window
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """By the names that `prompt_name` knows."""
+        return self.pipeline.prompts
 
     @property
     def is_builtin(self) -> bool:
         return self.directory == _BUILTIN_DIRECTORY
 
 
-def find_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
+def find_checkpoint(model: str, revision: str | None = None, *, allow_unknown_config: bool = False) -> Checkpoint:
     """Finds `builtin`, a local directory or a hub id (`Qwen/Qwen3-Embedding-0.6B`), and reads all but the weights.
 
     A local path never leads to a network call. A hub id is resolved by huggingface_hub, which honours `HF_HUB_OFFLINE`
-    and `HF_HOME`; `revision` pins a branch, tag or commit.
+    and `HF_HOME`; `revision` pins a branch, tag or commit. allow_unknown_config: keys of the checkpoint's files that are
+    not known are logged as a warning rather than refused.
 
     Raises:
-        CheckpointError: not found, or not a Qwen3 embedding checkpoint with last-token pooling.
+        CheckpointError: not found, or not a causal Qwen3 embedding checkpoint with last-token pooling.
     """
+    reader = Reader(allow_unknown_config)
     if model == BUILTIN:
         if revision is not None:
             raise CheckpointError("the built-in model has no revisions; leave --revision out")
-        return _read(BUILTIN, _BUILTIN_DIRECTORY)
+        return _read(BUILTIN, _BUILTIN_DIRECTORY, reader)
     try:
         path = Path(model).expanduser()
         is_directory, exists = path.is_dir(), path.exists()
@@ -83,12 +102,12 @@ def find_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
     if is_directory and model:
         if revision is not None:
             raise CheckpointError(f"{path}: a local directory has no revisions; leave --revision out")
-        return _read(_name_of(path), path.absolute())
+        return _read(_name_of(path), path.absolute(), reader)
     if exists and model:
         raise CheckpointError(f"{path}: is a file; give the directory that holds config.json")
     if model.startswith((".", "~", os.sep)) or model.count("/") != 1:
         raise CheckpointError(f"{model!r}: no such directory, and not a hub id of the form owner/name")
-    return _read(model, _download(model, revision))
+    return _read(model, _download(model, revision), reader)
 
 
 def _name_of(directory: Path) -> str:
@@ -114,50 +133,49 @@ def _download(model: str, revision: str | None) -> Path:
         raise CheckpointError(f"{model!r}: cannot be fetched from the hub: {reason}") from error
 
 
-def read_json(path: Path) -> Any:
-    """Parses a JSON file of a checkpoint. Raises CheckpointError where it is missing or broken."""
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: missing") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
-
-
-def _read(name: str, directory: Path) -> Checkpoint:
+def _read(name: str, directory: Path, reader: Reader) -> Checkpoint:
+    _check_adapter(directory)
     config_file = directory / "config.json"
-    raw = read_json(config_file)
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"{config_file}: not a JSON object")
-    config = _read_config(config_file, raw)
+    config = _read_config(config_file, read_object(config_file), reader)
     weight_files = _find_weights(directory)
-    _check_pooling(directory)
+    pipeline = read_pipeline(directory, reader, config.max_positions, config.hidden_size)
     tokenizer_file = directory / "tokenizer.json"
     if not tokenizer_file.is_file():
         raise CheckpointError(f"{tokenizer_file}: missing")
+    for key in reader.unknown:
+        logger.warning("Unknown key in %s; whether it changes vectors is not known here", key)
     return Checkpoint(
         name=name,
         directory=directory,
         config=config,
-        window=_read_window(directory, config),
+        pipeline=pipeline,
         weight_files=weight_files,
         tokenizer_file=tokenizer_file,
-        prompts=_read_prompts(directory),
+        unknown_keys=tuple(reader.unknown),
+        training_keys=tuple(reader.training),
     )
 
 
-def _read_config(file: Path, raw: dict[str, Any]) -> Qwen3Config:
+def _check_adapter(directory: Path) -> None:
+    """An adapter changes the weights of another checkpoint; here both would have to be one."""
+    for name in ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt"):
+        if is_file(directory / name):
+            raise CheckpointError(
+                f"{directory / name}: an adapter; merge it into the network's weights first (PEFT's merge_and_unload) "
+                "and save the whole model without it"
+            )
+
+
+def _read_config(file: Path, raw: dict[str, Any], reader: Reader) -> Qwen3Config:
     if raw.get("model_type") != "qwen3":
-        raise CheckpointError(f"{file}: model_type is {raw.get('model_type')!r}; only 'qwen3' is served")
+        raise CheckpointError(f"{file}: model_type is {raw.get('model_type')!r}; 'qwen3' is expected: {SERVED}")
     for key in ("architectures", "layer_types"):
         if not isinstance(raw.get(key), list | None):
             raise CheckpointError(f"{file}: {key} is not a list")
     for architecture in raw.get("architectures") or []:
         if architecture not in _ARCHITECTURES:
             raise CheckpointError(
-                f"{file}: architecture {architecture!r}; only {' and '.join(_ARCHITECTURES)} are served"
+                f"{file}: architecture {architecture!r}; only {' and '.join(_ARCHITECTURES[:2])} are served"
             )
     if raw.get("hidden_act", "silu") != "silu":
         raise CheckpointError(f"{file}: hidden_act is {raw['hidden_act']!r}; Qwen3 uses 'silu'")
@@ -165,16 +183,22 @@ def _read_config(file: Path, raw: dict[str, Any]) -> Qwen3Config:
         raise CheckpointError(f"{file}: quantization_config is set; quantised checkpoints are not served")
     if "sliding_attention" in (raw.get("layer_types") or []) or raw.get("use_sliding_window"):
         raise CheckpointError(f"{file}: sliding-window attention is not supported")
+    for kind in raw.get("layer_types") or []:
+        if kind != "full_attention":
+            raise CheckpointError(f"{file}: layer_types holds {str(kind)[:120]!r}; only 'full_attention' is served")
+    reader.check(file, raw, keys.NETWORK)
 
     if not isinstance(raw.get("attention_bias", False), bool):
         raise CheckpointError(f"{file}: attention_bias is neither true nor false")
 
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    if not isinstance(rope, dict):
-        raise CheckpointError(f"{file}: rope_parameters is not a JSON object")
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise CheckpointError(f"{file}: rope_type {kind!r} is not supported; only 'default' is")
+    for key in ("rope_scaling", "rope_parameters"):
+        rope = raw.get(key) or {}
+        if not isinstance(rope, dict):
+            raise CheckpointError(f"{file}: {key} is not a JSON object")
+        for kind in (rope.get("rope_type"), rope.get("type")):
+            if kind not in (None, "default"):
+                raise CheckpointError(f"{file}: rope_type {kind!r} is not supported; only 'default' is")
+        reader.check(file, rope, keys.ROPE, key)
 
     def number(key: str, default: float | None = None, source: dict[str, Any] = raw) -> float:
         value = source.get(key)
@@ -192,6 +216,7 @@ def _read_config(file: Path, raw: dict[str, Any]) -> Qwen3Config:
             raise CheckpointError(f"{file}: {key} is {value!r}; a whole number is expected")
         return int(value)
 
+    rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}  # in transformers' order
     theta = number("rope_theta", 10_000.0, rope if rope.get("rope_theta") is not None else raw)
     heads = count("num_attention_heads")
     config = Qwen3Config(
@@ -233,7 +258,7 @@ def _find_weights(directory: Path) -> tuple[Path, ...]:
         for name in sorted(set(weight_map.values())):
             if Path(name).name != name or name in ("", ".."):
                 raise CheckpointError(f"{index_file}: shard {name!r} is not a plain file name")
-            if not _is_file(directory / name):
+            if not is_file(directory / name):
                 raise CheckpointError(f"{index_file}: shard {name[:200]!r} is missing")
             files.append(directory / name)
         if not files:
@@ -242,73 +267,3 @@ def _find_weights(directory: Path) -> tuple[Path, ...]:
     if any(directory.glob("*.bin")) or any(directory.glob("*.pt")) or any(directory.glob("*.pth")):
         raise CheckpointError(f"{directory}: holds pickled weights only; only safetensors are loaded")
     raise CheckpointError(f"{single}: missing")
-
-
-def _check_pooling(directory: Path) -> None:
-    modules_file = directory / "modules.json"
-    pooling_path = "1_Pooling"
-    if modules_file.is_file():
-        modules = read_json(modules_file)
-        if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
-            raise CheckpointError(f"{modules_file}: not a list of modules")
-        kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules]
-        for kind, module in zip(kinds, modules, strict=True):
-            if kind not in _MODULES:
-                raise CheckpointError(f"{modules_file}: module {module.get('type')!r} is not supported")
-            if kind == "Pooling":
-                pooling_path = str(module.get("path", pooling_path))
-        if kinds not in (["Transformer", "Pooling"], list(_MODULES)):
-            raise CheckpointError(f"{modules_file}: expected Transformer, then Pooling (and Normalize), found {kinds}")
-    pooling_file = directory / pooling_path / "config.json"
-    if not _is_file(pooling_file):
-        if modules_file.is_file():
-            raise CheckpointError(
-                f"{modules_file}: config.json of {pooling_path[:200]!r} is missing, though it is named"
-            )
-        return  # a bare Qwen3 checkpoint: last-token pooling is what the network was made for
-    pooling = read_json(pooling_file)
-    if not isinstance(pooling, dict):
-        raise CheckpointError(f"{pooling_file}: not a JSON object")
-    named = pooling.get(
-        "pooling_mode"
-    )  # as sentence-transformers has it: where this is set, the older keys are ignored
-    older = [key.removeprefix("pooling_mode_") for key, on in pooling.items() if key.startswith("pooling_mode_") and on]
-    modes = named if isinstance(named, list) else older if named is None else [named]
-    if modes != ["lasttoken"]:
-        raise CheckpointError(f"{pooling_file}: pooling is {modes or 'not set'}; only lasttoken is served")
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name too long for this file system, or with a NUL in it
-        return False
-
-
-def _read_window(directory: Path, config: Qwen3Config) -> int:
-    """sentence-transformers cuts at `max_seq_length` where the checkpoint sets one; so does this window."""
-    file = directory / "sentence_bert_config.json"
-    raw = read_json(file) if file.is_file() else {}
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"{file}: not a JSON object")
-    limit = raw.get("max_seq_length")
-    if limit is None:
-        return config.max_positions
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 2:
-        raise CheckpointError(f"{file}: max_seq_length is {limit!r}; a whole number of at least 2 is expected")
-    return min(limit, config.max_positions)
-
-
-def _read_prompts(directory: Path) -> dict[str, str]:
-    file = directory / "config_sentence_transformers.json"
-    if not file.is_file():
-        return {}
-    raw = read_json(file)
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"{file}: not a JSON object")
-    prompts = raw.get("prompts")
-    if prompts is None:
-        return {}
-    if not isinstance(prompts, dict) or not all(isinstance(prompt, str) for prompt in prompts.values()):
-        raise CheckpointError(f"{file}: prompts is not a map from names to strings")
-    return dict(prompts)

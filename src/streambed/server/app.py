@@ -59,7 +59,7 @@ def create_app(
     that requests use. metrics: those to count in, where somebody else serves them.
     """
     names = settings.served_model_name or (engine.info.model,)
-    forms = Reducers(engine.info.dimensions, reducers or {})
+    forms = Reducers(engine.info.dimensions, reducers or {}, engine.info.default_dimensions)
     metrics = metrics or Metrics()
     embeddings, health = Embeddings(engine, settings, names, forms, metrics), Health(engine, names, forms)
     registry = Registry(engine, settings, journal, forms, metrics)

@@ -59,7 +59,7 @@ class Health:
             "created": self._created,
             "owned_by": "streambed",
             "max_model_len": info.max_tokens,
-            "dimensions": info.dimensions,
+            "dimensions": info.default_dimensions,
         }
 
     async def info(self, request: Request) -> Response:

@@ -59,7 +59,7 @@ class Registry:
         )
         self._host = Host(
             engine,
-            reducers or Reducers(engine.info.dimensions, {}),
+            reducers or Reducers(engine.info.dimensions, {}, engine.info.default_dimensions),
             journal,
             self._pool,
             limits,

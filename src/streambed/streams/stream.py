@@ -609,7 +609,8 @@ class Stream:
         assert text is not None
         vector: Any
         try:
-            (document,) = await loop.run_in_executor(self._host.pool, engine.divide, [text])
+            prompt = engine.prompt(input_type="document")
+            (document,) = await loop.run_in_executor(self._host.pool, engine.divide, [text], prompt)
             future = engine.submit_batch([document.segments[0].ids], lane=Lane.QUERY, owner=self.owner)[0]
             embedding = await asyncio.wrap_future(future)
             vector = self.form.unit(embedding.vectors)[0]

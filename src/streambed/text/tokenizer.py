@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,10 +20,16 @@ SpecialTokens = Literal["text", "parse"]
 class Tokenizer:
     """Token ids of whole texts, by the `tokenizers` library. Threads may share it."""
 
-    def __init__(self, file: Path, special_tokens: SpecialTokens = "text") -> None:
-        """Loads `tokenizer.json`. Raises CheckpointError where it is broken or sets no end token."""
+    def __init__(self, file: Path, special_tokens: SpecialTokens = "text", lower_case: bool = False) -> None:
+        """Loads `tokenizer.json`. lower_case: texts are made lower-case before all else, as sentence-transformers does it.
+
+        Raises CheckpointError where the file is broken or sets no end token.
+        """
+        self._file = file
         try:
             definition = file.read_bytes()
+            if lower_case:
+                definition = _lower_case(definition)
             self.backend = tokenizers.Tokenizer.from_buffer(definition)
             self.backend.no_truncation()
             self.backend.no_padding()
@@ -53,6 +59,21 @@ class Tokenizer:
         self.size = 1 + max(self.end_id, *self.backend.get_vocab(with_added_tokens=True).values())
         """One more than the largest token id."""
 
+    def check_named(self, tokens: Mapping[str, Mapping[str, Any]]) -> None:
+        """Raises CheckpointError for a token that `tokenizer_config.json` names, and that is not the same one here.
+
+        transformers would add it to the tokenizer, so that texts with it become other tokens there.
+        """
+        here = {token["content"]: token for token in self.definition.get("added_tokens") or []}
+        for content, about in tokens.items():
+            known = here.get(content)
+            differs = known and any(known[flag] != about.get(flag, known[flag]) for flag in _TOKEN_FLAGS)
+            if known is None or differs:
+                raise CheckpointError(
+                    f"{self._file}: the token {content[:120]!r} of tokenizer_config.json is "
+                    f"{'matched otherwise' if known else 'not among the added tokens'} here; save the tokenizer as a whole"
+                )
+
     def encode(self, text: str) -> list[int]:
         """Token ids without the end token. Raises InvalidRequest on lone surrogates."""
         check_text(text)
@@ -74,3 +95,16 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> list[str]:
         """The piece of text that each token stands for; a token of broken UTF-8 gives replacement characters."""
         return [self.backend.decode([token], skip_special_tokens=False) for token in ids]
+
+
+_TOKEN_FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
+
+
+def _lower_case(definition: bytes) -> bytes:
+    """The same tokenizer behind a step that makes texts lower-case, unless it has one."""
+    whole = json.loads(definition)
+    before = whole.get("normalizer")
+    steps = [] if before is None else before["normalizers"] if before["type"] == "Sequence" else [before]
+    if not any(step["type"] == "Lowercase" for step in steps):
+        whole["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *steps]}
+    return json.dumps(whole, ensure_ascii=False).encode()

@@ -183,13 +183,16 @@ class Reducers:
 
     hidden_size: int
     reducers: Mapping[str, Reducer]
+    default_dimensions: int | None = None
+    """Of vectors for which nobody says how many; all where None."""
 
     def form(self, dimensions: int | None, encoding_format: EncodingFormat, name: str | None = None) -> Form:
         """Raises InvalidRequest: dimensions out of range, a reducer that is not here, both at once, or an encoding that does
         not go with so many dimensions."""
         if name is None:
             check_dimensions(dimensions, self.hidden_size)
-            form = Form(dimensions or self.hidden_size, dimensions, encoding_format)
+            cut = dimensions or self.default_dimensions
+            form = Form(cut or self.hidden_size, cut, encoding_format)
         else:
             reducer = self.reducers.get(name)
             if reducer is None:
