@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
 @click.group()
 def reduce() -> None:
-    """Smaller vectors by a trained map.
+    """Train a map to smaller vectors, and measure what it keeps.
 
     \b
     streambed reduce fit --method pca --dimensions 128 --input texts.txt --output small
@@ -52,7 +52,10 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--field", default="text", show_default=True, help="Field of a JSONL line that holds the text."),
             click.option("--model", default="builtin", show_default=True, envvar="STREAMBED_MODEL", help="As for serve."),
             click.option("--revision", help="Branch, tag or commit of a hub model."),
-            click.option("--dtype", default="auto", show_default=True, help="As the server that will use it."),
+            click.option(
+                "--dtype", default="auto", show_default=True,
+                help="auto, float32 or bfloat16; the same as for the server that will use the reducer.",
+            ),
             click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
         )
     ):  # fmt: skip
@@ -61,8 +64,13 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @reduce.command()
-@click.option("--method", type=click.Choice(["pca", "projection", "umap"]), required=True, help="See docs/vectors.md.")
-@click.option("--dimensions", type=int, required=True, help="Of the smaller vectors.")
+@click.option(
+    "--method",
+    type=click.Choice(["pca", "projection", "umap"]),
+    required=True,
+    help="How to train; see docs/vectors.md.",
+)
+@click.option("--dimensions", type=int, required=True, help="How many dimensions the smaller vectors have.")
 @click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="Folder to write.")
 @_options
 def fit(
@@ -76,7 +84,7 @@ def fit(
     dtype: str,
     device: str,
 ) -> None:
-    """Fit a reducer to the vectors of texts. One text in five is left out, for `eval`."""
+    """Fit a reducer to the vectors of your texts. One text in five is left out, so that `eval` can use it."""
     import sklearn  # noqa: F401 - before torch: the extra that brings both is the one to name
 
     from streambed.vectors.fit import check_size, require
@@ -117,8 +125,12 @@ def fit(
 
 @reduce.command("eval")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--all", "everything", is_flag=True, help="Look at all texts; for a file that was not fitted to.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Picture to write; recall.png in the folder by default.")
+@click.option("--all", "everything", is_flag=True, help="Use all texts; for a file that the reducer was not fitted to.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    help="Picture to write; by default recall.png in the folder of the reducer.",
+)
 @_options
 def evaluate(
     folder: Path,
@@ -131,7 +143,7 @@ def evaluate(
     dtype: str,
     device: str,
 ) -> None:
-    """Print how many of each text's nearest neighbours smaller vectors keep, on texts that were not fitted to."""
+    """Print how many of the nearest neighbours of each text smaller vectors keep, for texts that `fit` left out."""
     import matplotlib  # noqa: F401 - before torch, and before anything is computed
 
     from streambed.vectors.reducers import Reducer
@@ -145,10 +157,10 @@ def evaluate(
     (reducer,) = found
     counts = [count for count in COUNTS if count < len(vectors) / 2]
     if not counts:
-        raise SettingsError(f"{len(vectors)} texts are held out; that is too few to look for neighbours among")
+        raise SettingsError(f"{len(vectors)} texts are held out; that is too few to find neighbours")
     rows = report(vectors, reducer, counts)
     click.echo(
-        f"Of each text's nearest neighbours among {len(vectors):,} held-out texts, found again with smaller vectors:"
+        f"Share of each text's nearest neighbours, among {len(vectors):,} held-out texts, that smaller vectors find again:"
     )
     click.echo()
     click.echo(

@@ -35,20 +35,24 @@ _SHOWN = 500
 
 
 @click.command()
-@click.option("--url", default=DEFAULT_URL, show_default=True, help="Where the server is.")
-@click.option("--api-key", envvar="STREAMBED_API_KEY", help="Key that the server asks for.")
-@click.option("--instruction", help="Task that the embedding is for, put before the text.")
-@click.option("--prompt-name", help="A prompt that the checkpoint names, instead of an instruction.")
-@click.option("--input-type", type=click.Choice(["query", "document"]), help="What the text is, instead of a task.")
-@click.option("--dimensions", type=int, help="Leading dimensions to keep.")
+@click.option("--url", default=DEFAULT_URL, show_default=True, help="Address of the server.")
+@click.option("--api-key", envvar="STREAMBED_API_KEY", help="Key that the server requires.")
+@click.option("--instruction", help="Task that the embedding is for; it goes before the text.")
+@click.option("--prompt-name", help="Name of one of the checkpoint's prompts, in place of an instruction.")
+@click.option(
+    "--input-type", type=click.Choice(["query", "document"]), help="What the text is, in place of an instruction."
+)
+@click.option("--dimensions", type=int, help="How many leading dimensions to keep.")
 @click.option(
     "--overflow",
     type=click.Choice(["error", "segment"]),
     default="error",
     show_default=True,
-    help="What becomes of a text that outgrows the window: stop, or go on in segments.",
+    help="What to do when the text outgrows the window: stop, or go on in segments.",
 )
-@click.option("--against", type=click.Path(exists=True, dir_okay=False), help="Texts to compare with, one a line.")
+@click.option(
+    "--against", type=click.Path(exists=True, dir_okay=False), help="File of texts to compare with, one a line."
+)
 @click.option("--top", type=click.IntRange(1, 20), default=3, show_default=True, help="How many of them to show.")
 def stream(
     url: str,
@@ -67,8 +71,8 @@ def stream(
     streambed stream --against sentences.txt
     some-model "a question" | streambed stream --against topics.txt
 
-    Backspace, Ctrl-W (a word) and Ctrl-U (all) delete; Ctrl-D ends. Where standard output is no terminal, only the end is
-    printed, as a JSON line.
+    Backspace, Ctrl-W (a word) and Ctrl-U (all) delete; Ctrl-D ends. Where standard output is not a terminal, only the final
+    embedding is printed, as a line of JSON.
     """
     from streambed.client.client import Client
 
