@@ -119,6 +119,10 @@ def run(settings: Settings) -> None:
         info.threads,
         info.max_batch_tokens,
     )
+    if info.single_thread_rows:
+        logger.info(
+            "Steps of up to %d rows run on one thread, which was measured to be as fast", info.single_thread_rows
+        )
     logger.info("Vectors: %d dimensions; texts of up to %s tokens", info.default_dimensions, f"{info.max_tokens:,}")
     if info.default_prompt_name is not None:
         logger.info("Prompt where a request names none: %r, as the checkpoint says", engine.prompt())

@@ -83,6 +83,8 @@ class EngineInfo:
     kv_bytes_per_token: int
     special_tokens: str
     threads: int
+    single_thread_rows: int
+    """Steps that cost up to so many rows run on one thread; 0 where none does."""
 
 
 class StepReport(NamedTuple):
@@ -221,7 +223,8 @@ class Engine:
             kv_memory=kv_memory,
             kv_bytes_per_token=self._kv.bytes_per_slot,
             special_tokens=special_tokens,
-            threads=torch.get_num_threads(),
+            threads=self._runner.threads.most,
+            single_thread_rows=self._runner.threads.single_rows,
         )
 
     @classmethod

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from streambed.engine.sequence import Step, Vectors
+from streambed.engine.threads import Threads
 from streambed.errors import SettingsError
 from streambed.model.attention import Span, kernels, plan
 from streambed.model.qwen3 import Qwen3
@@ -36,6 +37,10 @@ class Runner:
         attention = 4 * config.num_heads * config.head_dim * config.num_layers
         # Attention runs at about half the speed of the big matrices (measured at 5,000 tokens of context).
         self._context_cost = 2.0 * attention / linear
+        self.threads = Threads(torch.get_num_threads())
+        if network.device.type == "cpu":
+            self._time(1)
+            self.threads.measure(self._time)
 
     def row_cost(self, context: int) -> float:
         """What a row costs after `context` tokens, in rows without context."""
@@ -71,7 +76,9 @@ class Runner:
                 spans.append(Span(first, end, start, kv))
             if apart:
                 spans.append(Span(end, len(ids), stop, kv, probes))
-        return self._forward(ids, positions, spans, wanted)
+        cost = sum((stop - start + len(probes)) * self.row_cost(stop) for _, start, stop, probes, _ in step.runs)
+        with self.threads.for_rows(cost):
+            return self._forward(ids, positions, spans, wanted)
 
     def _forward(self, ids: list[int], positions: list[int], spans: list[Span], wanted: list[int]) -> Vectors:
         network = self.network

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from streambed import Engine
+from streambed.engine.runner import Runner
+from streambed.engine.threads import SIZES, Threads
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> None:
+    """As the tests run; `measure` goes back to it."""
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize(
+    ("single", "several", "rows"),
+    [
+        (lambda rows: 0.0001 * rows, lambda rows: 0.0001 * rows, 64),  # gains nothing from threads
+        (lambda rows: 0.0001 * rows, lambda rows: 0.3, 64),  # a neighbour holds each region up
+        (lambda rows: 0.0001 * rows, lambda rows: 0.0001 + 0.00005 * rows, 1),
+        (lambda rows: 0.0001 * rows, lambda rows: 0.001 + 0.00005 * rows, 16),
+        (lambda rows: 0.0002, lambda rows: 0.0001, 0),
+        (lambda rows: 0.04, lambda rows: 0.04, 0),  # a large network: a step is long whatever its rows
+        (lambda rows: 0.002 * rows, lambda rows: 0.002 * rows, 4),
+    ],
+)
+def test_small_steps_run_on_one_thread_where_it_is_as_fast(
+    single: Callable[[int], float], several: Callable[[int], float], rows: int
+) -> None:
+    threads = Threads(2)
+    asked: list[tuple[int, int]] = []
+
+    def run(rows: int) -> float:
+        asked.append((rows, torch.get_num_threads()))
+        return single(rows) if torch.get_num_threads() == 1 else several(rows)
+
+    threads.measure(run)
+    assert threads.single_rows == rows
+    measured = [size for size in SIZES if (size, 1) in asked]
+    assert measured == list(SIZES[: len(measured)]), "ascending, and no further than need be"
+    assert {count for size in measured for count in (asked.count((size, 1)), asked.count((size, 2)))} == {3}
+
+
+def test_one_bad_moment_decides_nothing() -> None:
+    times = iter([9.0, 0.01, 9.0, 0.02, 0.01, 9.0] * len(SIZES))
+    threads = Threads(2)
+    threads.measure(lambda rows: next(times))
+    assert threads.single_rows == 64
+
+
+def test_one_thread_has_nothing_to_choose() -> None:
+    threads = Threads(1)
+    threads.measure(lambda rows: pytest.fail("measured"))
+    assert threads.single_rows == 0
+
+
+def test_steps_use_the_threads_that_were_chosen(tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what a step costs, context included; afterwards all threads are there again, also where a step fails."""
+    one: Runner = tiny_engine._runner
+    monkeypatch.setattr(one, "threads", Threads(2))
+    one.threads.single_rows = 16
+    seen: list[int] = []
+    forward = one._forward
+
+    def count(*values: object) -> object:
+        seen.append(torch.get_num_threads())
+        return forward(*values)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(one, "_forward", count)
+    tiny_engine.evict()
+    small, large = tiny_engine.embed(["a b"])[0], tiny_engine.embed(["one two three four five six seven " * 3])[0]
+    assert seen == [1, 2]
+    one.threads.single_rows = 0
+    tiny_engine.evict()
+    assert tiny_engine.embed(["a b"])[0] @ small > 0.99999
+    assert large @ large > 0.99999
+    assert seen[-1] == 2
+    with pytest.raises(RuntimeError, match="lost"), one.threads.for_rows(0):
+        raise RuntimeError("lost")
+    assert torch.get_num_threads() == 2
