@@ -13,18 +13,34 @@ _ONE = {"string": "a string", "integer": "a whole number", "number": "a number",
 _MANY = {"string": "strings", "integer": "whole numbers", "number": "numbers", "object": "objects"}
 
 
+@functools.cache
+def schema_of(model: type[BaseModel]) -> Schema:
+    """A model's JSON schema, without references and without `null`, which counts as not given."""
+    root = model.model_json_schema()
+
+    def plain(schema: Schema) -> Schema:
+        if "$ref" in schema:
+            return plain(root["$defs"][schema["$ref"].rpartition("/")[2]])
+        branches = [plain(each) for each in schema.get("anyOf", ()) if each.get("type") != "null"]
+        if branches:
+            return branches[0] if len(branches) == 1 else {"anyOf": branches}
+        parts = {"properties": {name: plain(each) for name, each in schema.get("properties", {}).items()}}
+        return schema | parts | ({"items": plain(schema["items"])} if "items" in schema else {})
+
+    return plain(root)
+
+
 def find(model: type[BaseModel], loc: tuple[str | int, ...]) -> tuple[str, Schema]:
     """The field at pydantic's place in a model, such as `watch[0].id`, and its schema.
 
     In a union pydantic's place goes on with a branch, whose name is none of ours: the union is the field.
     """
-    root = _schema(model)
-    where, schema = "", root
+    where, schema = "", schema_of(model)
     for part in loc:
         if isinstance(part, int):
-            where, schema = f"{where}[{part}]", _resolve(schema["items"], root)
+            where, schema = f"{where}[{part}]", schema["items"]
         elif part in schema.get("properties", ()):
-            where, schema = f"{where}.{part}".removeprefix("."), _resolve(schema["properties"][part], root)
+            where, schema = f"{where}.{part}".removeprefix("."), schema["properties"][part]
         else:
             break
     return where, schema
@@ -56,16 +72,3 @@ def _bounds(schema: Schema, least: str, most: str) -> str:
 def _either(choices: list[str]) -> str:
     *others, last = choices
     return f"{', '.join(others)} or {last}" if others else last
-
-
-@functools.cache
-def _schema(model: type[BaseModel]) -> Schema:
-    return model.model_json_schema()
-
-
-def _resolve(schema: Schema, root: Schema) -> Schema:
-    """The same without references to other parts of the schema, and without `null`, which counts as not given."""
-    if "$ref" in schema:
-        return root["$defs"][schema["$ref"].rpartition("/")[2]]  # type: ignore[no-any-return]
-    branches = [each for each in schema.get("anyOf", ()) if each.get("type") != "null"]
-    return _resolve(branches[0], root) if len(branches) == 1 else schema | ({"anyOf": branches} if branches else {})

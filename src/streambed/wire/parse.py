@@ -9,17 +9,13 @@ from typing import Any, TypeVar
 
 import orjson
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from streambed.errors import InvalidRequest
 from streambed.wire.events import CLIENT_EVENTS, ClientEvent
-from streambed.wire.expected import describe, find
-from streambed.wire.unknown import suggest
+from streambed.wire.expected import describe, find, schema_of
+from streambed.wire.unknown import MAX_NAME, find_unknown
 
 Body = TypeVar("Body", bound=BaseModel)
-
-MAX_NAME = 64
-"""Characters of a name that a client chose, of which so much is repeated."""
 
 
 def parse_object(body: str | bytes, what: str = "the body") -> dict[str, Any]:
@@ -56,35 +52,19 @@ def parse_event(value: dict[str, Any], ignored: list[str] | None = None) -> Clie
 
 def validate(model: type[Body], value: dict[str, Any], ignored: list[str] | None = None) -> Body:
     """The object as what it should be. Arguments and errors as of `parse`; what is ignored is taken out of `value`."""
+    unknown = find_unknown(schema_of(model), value)
+    if ignored is None:
+        for field in unknown:
+            meant = f"; did you mean {field.meant!r}?" if field.meant else ""
+            raise InvalidRequest(f"unknown field {field.where!r}{meant}", field.where)
+    else:
+        for field in list(unknown):
+            ignored.append(field.where)
+            del field.parent[field.name]
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        errors = error.errors(include_input=False, include_context=False, include_url=False)
-    unknown = [each["loc"] for each in errors if each["type"] == "extra_forbidden"]
-    if not unknown:
-        raise _wrong(model, errors[0])
-    if ignored is None:
-        raise _unknown(model, unknown[0])
-    for loc in unknown:
-        ignored.append(_name(model, loc))
-        parent: Any = value
-        for part in loc[:-1]:
-            parent = parent[part]
-        del parent[loc[-1]]
-    return validate(model, value)
-
-
-def _wrong(model: type[BaseModel], error: ErrorDetails) -> InvalidRequest:
-    where, schema = find(model, error["loc"])
-    if error["type"] == "missing":
-        return InvalidRequest(f"{where} is missing", where)
-    return InvalidRequest(f"{where}: {describe(schema)} is expected", where)
-
-
-def _unknown(model: type[BaseModel], loc: tuple[str | int, ...]) -> InvalidRequest:
-    name, meant = _name(model, loc), suggest(str(loc[-1])[:MAX_NAME], find(model, loc[:-1])[1]["properties"])
-    return InvalidRequest(f"unknown field {name!r}" + (f"; did you mean {meant!r}?" if meant else ""), name)
-
-
-def _name(model: type[BaseModel], loc: tuple[str | int, ...]) -> str:
-    return f"{find(model, loc[:-1])[0]}.{str(loc[-1])[:MAX_NAME]}".removeprefix(".")
+        first = error.errors(include_input=False, include_context=False, include_url=False)[0]
+    where, schema = find(model, first["loc"])
+    problem = " is missing" if first["type"] == "missing" else f": {describe(schema)} is expected"
+    raise InvalidRequest(where + problem, where)

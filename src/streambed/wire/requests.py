@@ -109,6 +109,7 @@ class EmbeddingsRequest(_Shaped):
     known_segments: list[str] | None = Field(
         None,
         max_length=65_536,
+        fail_fast=True,
         description="Hashes of segments whose vectors the client has: they are not computed again, and no text that has "
         "one is merged; implies `segments`.",
     )
@@ -130,7 +131,11 @@ class PrefixesRequest(_Shaped):
         description="At the ends of sentences and lines, or after so many tokens; the whole text comes last.",
     )
     offsets: list[Integer] | None = Field(
-        None, min_length=1, max_length=MAX_PREFIXES, description="At these places instead, which must rise."
+        None,
+        min_length=1,
+        max_length=MAX_PREFIXES,
+        fail_fast=True,
+        description="At these places instead, which must rise.",
     )
     offset_unit: OffsetUnit = Field("codepoint", description="What offsets count, in both directions.")
     priority: Literal["query", "bulk"] | None = Field(None, description="Lane; by default decided by the size.")
@@ -169,7 +174,9 @@ class Watch(Strict):
     id: str = Field(min_length=1, max_length=64, description="Name of the watch in `watch.triggered`.")
     text: str | None = Field(None, min_length=1, description="What to watch for; embedded as a document.")
     embedding: list[float] | None = Field(
-        None, description="Its vector instead, with the session's `dimensions`; under a reducer, with the model's own."
+        None,
+        fail_fast=True,
+        description="Its vector instead, with the session's `dimensions`; under a reducer, with the model's own.",
     )
     threshold: float = Field(ge=-1, le=1, allow_inf_nan=False, description="Cosine similarity at which it triggers.")
 

@@ -1,10 +1,13 @@
-"""Fields that are not known: which one was probably meant."""
+"""Fields that are not known: where they stand, and which one was probably meant."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
+
+from streambed.wire.expected import Schema
 
 _ELSEWHERE = {
     "input": ("inputs", "input_text", "text", "texts", "prompt", "content", "contents", "sentences", "documents"),
@@ -20,8 +23,46 @@ _ELSEWHERE = {
 """What other servers and libraries call our fields."""
 
 
-def suggest(name: str, known: Collection[str]) -> str | None:
-    """The field among those known that one with this name was probably meant to be."""
+MAX_NAME = 64
+"""Characters of a name that a client chose, of which so much is repeated."""
+
+
+class Unknown(NamedTuple):
+    """A field of a JSON object, in whatever it is nested, that its schema does not have."""
+
+    name: str
+    parent: dict[str, Any]
+    schema: Schema
+    """Of the parent."""
+    inside: str
+    """The parent's place, such as `watch[0].`"""
+
+    @property
+    def where(self) -> str:
+        return self.inside + self.name[:MAX_NAME]
+
+    @property
+    def meant(self) -> str | None:
+        """The field that was probably meant."""
+        return _suggest(self.name[:MAX_NAME], self.schema["properties"])
+
+
+def find_unknown(schema: Schema, value: Any, inside: str = "") -> Iterator[Unknown]:
+    """One by one, so that who wants the first pays for no more."""
+    if not isinstance(value, dict):
+        return
+    known = schema["properties"]
+    for name in value:
+        if name not in known:
+            yield Unknown(name, value, schema, inside)
+        elif known[name].get("properties"):
+            yield from find_unknown(known[name], value[name], f"{inside}{name}.")
+        elif isinstance(value[name], list) and known[name].get("items", {}).get("properties"):
+            for index, item in enumerate(value[name]):
+                yield from find_unknown(known[name]["items"], item, f"{inside}{name}[{index}].")
+
+
+def _suggest(name: str, known: Collection[str]) -> str | None:
     plain = re.sub(r"(?<=[a-z])(?=[A-Z])|-", "_", name).lower()
     for field, words in _ELSEWHERE.items():
         if field in known and plain in words:
