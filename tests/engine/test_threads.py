@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from streambed import Engine
+from streambed.engine import runner
 from streambed.engine.runner import Runner
 from streambed.engine.threads import SIZES, Threads
 
@@ -24,8 +25,7 @@ def _two_threads() -> None:
         (lambda rows: 0.0001 * rows, lambda rows: 0.0001 + 0.00005 * rows, 1),
         (lambda rows: 0.0001 * rows, lambda rows: 0.001 + 0.00005 * rows, 16),
         (lambda rows: 0.0002, lambda rows: 0.0001, 0),
-        (lambda rows: 0.04, lambda rows: 0.04, 0),  # a large network: a step is long whatever its rows
-        (lambda rows: 0.002 * rows, lambda rows: 0.002 * rows, 4),
+        (lambda rows: 0.2 * rows, lambda rows: 2.0 * rows, 64),  # a machine so busy that all takes long
     ],
 )
 def test_small_steps_run_on_one_thread_where_it_is_as_fast(
@@ -56,6 +56,15 @@ def test_one_thread_has_nothing_to_choose() -> None:
     threads = Threads(1)
     threads.measure(lambda rows: pytest.fail("measured"))
     assert threads.single_rows == 0
+
+
+def test_large_networks_are_not_even_measured(tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[Threads] = []
+    monkeypatch.setattr(Threads, "measure", lambda threads, run: measured.append(threads))
+    Runner(tiny_engine._runner.network, 0)
+    monkeypatch.setattr(runner, "SMALL_NETWORK", 1000)
+    Runner(tiny_engine._runner.network, 0)
+    assert len(measured) == 1
 
 
 def test_steps_use_the_threads_that_were_chosen(tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from streambed.engine.sequence import Step, Vectors
-from streambed.engine.threads import Threads
+from streambed.engine.threads import SMALL_NETWORK, Threads
 from streambed.errors import SettingsError
 from streambed.model.attention import Span, kernels, plan
 from streambed.model.qwen3 import Qwen3
@@ -38,7 +38,7 @@ class Runner:
         # Attention runs at about half the speed of the big matrices (measured at 5,000 tokens of context).
         self._context_cost = 2.0 * attention / linear
         self.threads = Threads(torch.get_num_threads())
-        if network.device.type == "cpu":
+        if network.device.type == "cpu" and linear / 2 < SMALL_NETWORK:
             self._time(1)
             self.threads.measure(self._time)
 

@@ -15,8 +15,9 @@ import torch
 SIZES = (1, 4, 16, 64)
 """Rows of the steps that are measured."""
 _TRIES = 3
-_SMALL_SECONDS = 0.02
-"""Beyond this a step gains from threads more than it loses by waiting for them."""
+SMALL_NETWORK = 50_000_000
+"""Weights beyond which a step takes so long that threads gain more than waiting for them loses. A number and not a
+measured time, since on a busy machine every step takes long."""
 _TOLERANCE = 1.25
 """How much slower a step may be on one thread while nobody else computes: it is as fast then as it is beside others."""
 
@@ -40,7 +41,7 @@ class Threads:
                 with _use(1, self.most):
                     single = min(single, run(rows))
                 several = min(several, run(rows))
-            if single > _SMALL_SECONDS or single > _TOLERANCE * several:
+            if single > _TOLERANCE * several:
                 return
             self.single_rows = rows
 
