@@ -6,6 +6,7 @@ TORCH := torch==2.13.0
 # 1: PyTorch with CUDA, 0: for CPUs; by default what nvidia-smi says. TORCH_INDEX: package index to take it from.
 GPU ?=
 TORCH_INDEX ?=
+TORCH_IS_IN := .venv/$(TORCH)$(GPU:%=-gpu%)
 INSTALL := $(BIN)/pip install --disable-pip-version-check "$(TORCH)" --editable
 STARTED := $(shell date +%s)
 SET_UP = echo "Streambed: set up in $$(($$(date +%s) - $(STARTED))) seconds; .venv has $$(du -sm .venv | cut -f1) MB"
@@ -25,11 +26,11 @@ setup: .venv/dev
 	$(PYTHON) -m venv .venv
 	@touch $@
 
-.venv/$(TORCH): .venv/pip
+$(TORCH_IS_IN): .venv/pip
 	@$(BIN)/python tools/install_torch.py "$(TORCH)" --index "$(TORCH_INDEX)" --gpu "$(GPU)"
 	@touch $@
 
-.venv/serve: .venv/$(TORCH) pyproject.toml
+.venv/serve: $(TORCH_IS_IN) pyproject.toml
 	@echo "Streambed: installing the server (about 35 MB to download) ..."
 	$(INSTALL) '.[server]'
 	@$(SET_UP)

@@ -65,6 +65,13 @@ def test_what_needs_a_server_brings_it() -> None:
     }
 
 
+def test_every_dependency_has_its_row() -> None:
+    page = (ROOT / "docs" / "dependencies.md").read_text()
+    rows = {name for row in re.findall(r"^\| ([^|]+) \|", page, re.M) for name in row.split(", ")}
+    everywhere = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert {re.split(r"[>=<~!]", line)[0] for line in everywhere} | set(project()["server"]) <= rows
+
+
 def test_every_help_and_every_public_name_but_the_engines_needs_no_extra() -> None:
     done = run(
         """
@@ -133,7 +140,7 @@ def test_a_command_says_in_one_line_which_extra_it_needs(extra: str, arguments: 
     assert done.returncode == 1
     assert done.stdout == ""
     assert re.fullmatch(
-        rf"streambed: this needs the extra \[{extra}\], .* pip install '\.\[{extra}\]'\n", done.stderr
+        rf"streambed: this needs the extra \[{extra}\], .* pip install '\.\[{extra}\]' \(README.*\)\n", done.stderr
     ), done.stderr
 
 

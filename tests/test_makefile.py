@@ -41,8 +41,10 @@ def test_torch_comes_first_and_nothing_later_replaces_it(clone: Path) -> None:
     assert later == [f"{common} .[server]", f"{common} .[dev,reduce]"]
     assert len(re.findall(r"^Streambed: set up in \d+ seconds; \.venv has \d+ MB$", result.stdout, re.M)) == 2
     (clone / "done").unlink()
-    assert make(clone, ".venv/dev").returncode == 0
+    assert make(clone, ".venv/dev", "GPU=0").returncode == 0
     assert not (clone / "done").exists(), "what is set up is not set up again"
+    make(clone, ".venv/serve", "GPU=1")
+    assert (clone / "done").read_text().startswith("python tools/install_torch.py torch==2.13.0 --index  --gpu 1\n")
 
 
 def test_every_extra_keeps_the_build_of_torch() -> None:

@@ -35,7 +35,7 @@ SECONDS = 3.0
 MAX_PAGE = 32 << 20
 """Bytes of an index page that are read."""
 CPU_SIZE = "0.2 GB to download, 0.8 GB on disk"
-CUDA_SIZE = "3 GB to download, 5.6 GB on disk"
+CUDA_SIZE = "2.7 GB to download, 4.7 GB on disk"
 
 T = TypeVar("T")
 
@@ -54,6 +54,11 @@ def main() -> int:
     name, _, version = given.requirement.partition("==")
     installed = _installed(name)
     if installed.partition("+")[0] == version:
+        if given.gpu and platform.system() == "Linux" and (given.gpu == "0") != installed.endswith("+cpu"):
+            print(
+                f"PyTorch: {installed} is installed, and is not what GPU={given.gpu} asks for: make clean", flush=True
+            )
+            return 1
         print(f"PyTorch: {installed} is installed", flush=True)
         return 0
     options, told = choose(version, given.index, given.gpu)

@@ -28,6 +28,6 @@ def explain(error: ModuleNotFoundError) -> str | None:
         if module in modules:
             return (
                 f"this needs the extra [{extra}], which is not installed (no module {module!r}): in a clone of Streambed, "
-                f"pip install '.[{extra}]'"
+                f"pip install '.[{extra}]' (README.md: how to get a small PyTorch first)"
             )
     return None

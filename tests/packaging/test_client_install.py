@@ -159,7 +159,7 @@ def test_what_is_missing_is_named_in_one_line(extra: str, command: list[str], cl
     done = client.run("streambed", *command, input="a text\n")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"streambed: this needs the extra [{extra}]")
-    assert done.stderr.endswith(f"pip install '.[{extra}]'\n")
+    assert f"pip install '.[{extra}]'" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

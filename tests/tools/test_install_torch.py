@@ -116,7 +116,7 @@ def test_one_that_cannot_serve_is_not_and_it_is_said(answer: Answer, why: str) -
     assert options == []
     assert told.startswith(f"{url} cannot serve (")
     assert why in told
-    assert "from the default registry, which on Linux has the build with CUDA: 3 GB" in told
+    assert "from the default registry, which on Linux has the build with CUDA: 2.7 GB" in told
     assert "\n" not in told
 
 
@@ -264,6 +264,20 @@ def test_find_names_the_wheel() -> None:
         assert find(url, "2.13.0") == WHEEL
         with pytest.raises(Unavailable, match=r"it has no torch 2\.14\.0"):
             find(url, "2.14.0")
+
+
+@pytest.mark.parametrize(
+    ("installed", "gpu", "code"),
+    [("2.13.0+cpu", "", 0), ("2.13.0+cpu", "0", 0), ("2.13.0+cpu", "1", 1), ("2.13.0", "1", 0), ("2.13.0", "0", 1)],
+)
+def test_another_build_than_the_one_that_is_there_is_not_passed_over(
+    installed: str, gpu: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(install_torch, "_installed", lambda name: installed)
+    monkeypatch.setattr(sys, "argv", ["install_torch.py", "torch==2.13.0", "--gpu", gpu])
+    assert install_torch.main() == code
+    assert f"PyTorch: {installed} is installed" in (told := capsys.readouterr().out)
+    assert ("make clean" in told) == bool(code)
 
 
 @pytest.mark.slow
