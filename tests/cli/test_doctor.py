@@ -94,6 +94,25 @@ def test_report_for_people(doctor: Doctor, tiny_checkpoint: Path) -> None:
     assert any(line.split()[:2] == ["ok", "directory"] and line.endswith(str(tiny_checkpoint)) for line in lines)
 
 
+def test_what_a_checkpoints_files_decide_is_told(doctor: Doctor, tmp_path: Path) -> None:
+    """And streams, batches and known vectors are compared under it."""
+    directory = make_checkpoint(
+        tmp_path / "own", prompts={"query": "Instruct: Find it\nQuery: "}, odd_key=1, dropout=0.1
+    )
+    file = directory / "config_sentence_transformers.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"default_prompt_name": "query", "truncate_dim": 40}))
+    refused = doctor("--model", directory, "--json")
+    assert "key 'odd_key' is not known here" in findings(refused)["model", "load"][1]
+    found = findings(doctor("--model", directory, "--json", "--allow-unknown-config", "--write-canonical"))
+    assert {status for (group, _), (status, _) in found.items() if group in ("exactness", "canonical")} == {"ok"}
+    assert found["model", "default prompt"] == ("ok", r"query 'Instruct: Find it\nQuery: ', where a request names none")
+    assert found["model", "instruction"] == ("ok", r"'Instruct: {instruction}\nQuery: '")
+    assert found["model", "default dimensions"] == ("ok", "40, which is the checkpoint's truncate_dim")
+    assert found["model", "only for training"] == ("ok", "config.json: dropout")
+    assert found["model", "unknown keys"][0] == "warn"
+    assert "config.json: odd_key" in found["model", "unknown keys"][1]
+
+
 def test_json(doctor: Doctor) -> None:
     result = doctor("--json")
     assert (result.exit_code, result.stderr) == (0, "")
