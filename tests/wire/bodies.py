@@ -6,9 +6,12 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
+from streambed.errors import InvalidRequest
 from streambed.server import app  # noqa: F401 - so that every route has made its model
 from streambed.server.playground import KeyRequest
-from streambed.wire import CLIENT_EVENTS, Strict
+from streambed.wire import CLIENT_EVENTS, EmbeddingsRequest, Strict, parse
 
 
 def _below(model: type[Strict]) -> Iterator[type[Strict]]:
@@ -95,3 +98,13 @@ def without(body: Any, at: Place) -> Any:
     copy = json.loads(json.dumps(body))
     del value_at(copy, at[:-1])[at[-1]]
     return copy
+
+
+GOOD = {"model": "m", "input": "a"}
+
+
+def refused(body: bytes | dict[str, Any], model: Any = EmbeddingsRequest) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as error:
+        parse(model, body if isinstance(body, bytes) else json.dumps(body).encode())
+    assert error.value.__cause__ is None
+    return error.value

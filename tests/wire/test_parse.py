@@ -7,24 +7,15 @@ from typing import Any
 
 import pytest
 
-from streambed.errors import InvalidRequest
 from streambed.wire import (
-    AppendRequest,
     EmbeddingsRequest,
     PrefixesRequest,
     SessionOptions,
     TokenizeRequest,
     parse,
+    parse_object,
 )
-
-GOOD = {"model": "m", "input": "a"}
-
-
-def refused(body: bytes | dict[str, Any], model: Any = EmbeddingsRequest) -> InvalidRequest:
-    with pytest.raises(InvalidRequest) as error:
-        parse(model, body if isinstance(body, bytes) else json.dumps(body).encode())
-    assert error.value.__cause__ is None
-    return error.value
+from tests.wire.bodies import GOOD, refused
 
 
 def test_defaults() -> None:
@@ -122,84 +113,6 @@ def test_values_are_never_repeated(name: str, value: Any) -> None:
     assert "canary" not in refused(GOOD | {name: value}).message
 
 
-def test_unknown_field() -> None:
-    error = refused(GOOD | {"dimension": 32})
-    assert error.message == "unknown field 'dimension'; did you mean 'dimensions'?"
-    assert error.param == "dimension"
-    error = refused(GOOD | {"x" * 10_000: 1})
-    assert error.param == "x" * 64
-    assert len(error.message) < 100
-
-
-@pytest.mark.parametrize(
-    ("model", "theirs", "ours"),
-    [
-        (EmbeddingsRequest, "inputs", "input"),
-        (EmbeddingsRequest, "output_dimension", "dimensions"),
-        (EmbeddingsRequest, "outputDimensionality", "dimensions"),
-        (EmbeddingsRequest, "truncate", "long_input"),
-        (EmbeddingsRequest, "task", "instruction"),
-        (EmbeddingsRequest, "embedding_types", "encoding_format"),
-        (TokenizeRequest, "inputs", "input"),
-        (TokenizeRequest, "truncate", None),  # it has no counterpart there
-        (AppendRequest, "input", "text"),
-        (EmbeddingsRequest, "metadata", None),
-        (EmbeddingsRequest, "truncation_side", None),
-    ],
-)
-def test_the_words_of_other_servers_lead_to_ours(model: Any, theirs: str, ours: str | None) -> None:
-    # What is missing or wrong beside it comes second: the unknown field is probably why.
-    message = f"unknown field '{theirs}'" + (f"; did you mean '{ours}'?" if ours else "")
-    assert refused({theirs: 1, "timeout_ms": -1}, model).message == message
-
-
-def test_a_union_says_what_it_takes() -> None:
-    for value in (0, -1, 1.5, "word", True, [1], {}):
-        error = refused(GOOD | {"every": value}, PrefixesRequest)
-        assert error.message == "every: 'sentence' or a whole number of at least 1 is expected"
-        assert error.param == "every"
-
-
-@pytest.mark.parametrize(
-    ("model", "fields", "message"),
-    [
-        (EmbeddingsRequest, {"segments": 1}, "segments: true or false is expected"),
-        (EmbeddingsRequest, {"dimensions": "32"}, "dimensions: a whole number is expected"),
-        (EmbeddingsRequest, {"timeout_ms": 0}, "timeout_ms: a whole number of at least 1 is expected"),
-        (
-            EmbeddingsRequest,
-            {"truncate_prompt_tokens": 0},
-            "truncate_prompt_tokens: -1 or a whole number of at least 1 is expected",
-        ),
-        (EmbeddingsRequest, {"priority": "high"}, "priority: 'query' or 'bulk' is expected"),
-        (
-            EmbeddingsRequest,
-            {"input_type": "classification"},
-            "input_type: 'query', 'search_query', 'document', 'search_document' or 'passage' is expected",
-        ),
-        (
-            EmbeddingsRequest,
-            {"known_segments": "a"},
-            "known_segments: a list of at most 65,536 strings is expected",
-        ),
-        (EmbeddingsRequest, {"known_segments": ["a", 1]}, "known_segments[1]: a string is expected"),
-        (PrefixesRequest, {"input": ""}, "input: a string of at least 1 character is expected"),
-        (PrefixesRequest, {"offsets": []}, "offsets: a list of at least 1 and at most 2,048 whole numbers is expected"),
-        (SessionOptions, {"emit": 1}, "emit: an object is expected"),
-        (SessionOptions, {"emit": {"drift": 0}}, "emit.drift: a number of more than 0 and at most 2 is expected"),
-        (SessionOptions, {"watch": [None]}, "watch[0]: an object is expected"),
-        (SessionOptions, {"watch": [{"id": "a"}]}, "watch[0].threshold is missing"),
-        (
-            SessionOptions,
-            {"watch": [{"id": "", "threshold": 0}]},
-            "watch[0].id: a string of at least 1 and at most 64 characters is expected",
-        ),
-    ],
-)
-def test_errors_say_what_is_expected(model: Any, fields: dict[str, Any], message: str) -> None:
-    assert refused((GOOD if model in (EmbeddingsRequest, PrefixesRequest) else {}) | fields, model).message == message
-
-
 @pytest.mark.parametrize(
     ("word", "meaning"),
     [
@@ -245,6 +158,14 @@ def test_no_json(body: bytes) -> None:
     error = refused(body)
     assert error.message.startswith("the body is not valid JSON: ")
     assert error.param is None
+
+
+def test_a_byte_order_mark_is_no_part_of_the_body() -> None:
+    body = json.dumps(GOOD).encode()
+    assert parse(EmbeddingsRequest, b"\xef\xbb\xbf" + body) == parse(EmbeddingsRequest, body)
+    assert parse_object("\ufeff" + body.decode(), "the frame") == GOOD
+    assert refused(b"\xef\xbb\xbf" * 2 + body).message.startswith("the body is not valid JSON: ")
+    assert parse(EmbeddingsRequest, b'{"model":"m","input":"\xef\xbb\xbfa"}').input == "\ufeffa", "of a text it is"
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b"5", b'"a"', b"true"])

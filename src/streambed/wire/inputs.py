@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from streambed.errors import InvalidRequest
-from streambed.wire.requests import MAX_INPUTS, Empty, whole
+from streambed.text.strings import Empty
+from streambed.wire.requests import MAX_INPUTS, whole
 
 
 def parse_input(

@@ -5,6 +5,7 @@ Errors name the field and say what it takes. None repeats a value, which may be 
 
 from __future__ import annotations
 
+import codecs
 from typing import Any, TypeVar
 
 import orjson
@@ -19,9 +20,10 @@ Body = TypeVar("Body", bound=BaseModel)
 
 
 def parse_object(body: str | bytes, what: str = "the body") -> dict[str, Any]:
-    """A JSON object. Raises InvalidRequest."""
+    """A JSON object, whether or not a byte order mark stands before it. Raises InvalidRequest."""
+    plain = body.removeprefix("\ufeff") if isinstance(body, str) else body.removeprefix(codecs.BOM_UTF8)
     try:
-        value = orjson.loads(body)
+        value = orjson.loads(plain)
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(f"{what} is not valid JSON: {error.msg} at byte {error.pos}") from None
     if not isinstance(value, dict):

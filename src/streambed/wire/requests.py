@@ -7,11 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from streambed.text.strings import Empty
 from streambed.text.units import OffsetUnit
 from streambed.vectors.shape import EncodingFormat
 
-Empty = Literal["error", "null"]
-"""What becomes of empty texts."""
 MAX_INPUTS = 2048
 """Inputs of one request, as OpenAI has it."""
 
