@@ -28,6 +28,7 @@ from streambed.server.origins import check_origin
 from streambed.server.playground import Visits
 from streambed.server.proxy import route_path
 from streambed.server.refusals import error_response, note, refuse
+from streambed.server.subprotocol import take_key
 from streambed.settings import Settings, is_loopback
 
 OPEN_PATHS = frozenset({"/", "/livez", "/readyz"})
@@ -112,7 +113,7 @@ class Guard:
             headers = _headers(scope)
             self._check_host(headers)
             check_origin(headers, self._settings.allow_origin)
-            scope.setdefault("state", {})["owner"] = self._check_key(headers)
+            scope.setdefault("state", {})["owner"] = self._check_key(headers, take_key(scope))
             if route_path(scope) not in SOCKET_PATHS:
                 raise NotFound(f"there is no WebSocket at this path; streams are at {', '.join(SOCKET_PATHS)}")
             if self._sockets >= self._settings.max_sockets:
@@ -136,11 +137,14 @@ class Guard:
         if not is_loopback(name):
             raise ForbiddenOrigin("the Host header is no name of this machine; use a key to serve under other names")
 
-    def _check_key(self, headers: dict[bytes, bytes]) -> str:
+    def _check_key(self, headers: dict[bytes, bytes], offered: bytes | None = None) -> str:
+        """The owner. offered: a key that came otherwise; `Authorization` wins, and both win over a cookie."""
         if not self._keys:
             return ""
-        if b"authorization" not in headers and (owner := self._visitor(headers)) is not None:
-            return owner
+        if b"authorization" not in headers:
+            owner = self._visitor(headers) if offered is None else self.owner_of(offered)
+            if owner is not None:
+                return owner
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         owner = self.owner_of(given.strip())
         if scheme.lower() != b"bearer" or owner is None:

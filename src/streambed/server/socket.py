@@ -14,6 +14,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from streambed.errors import Internal, InvalidRequest, NotFound, NotReady, Overloaded, RequestError
 from streambed.server.metrics import OTHER, outcome_of
 from streambed.server.refusals import error_response, note
+from streambed.server.subprotocol import chosen
 from streambed.settings import Settings
 from streambed.streams.observer import Observer
 from streambed.streams.registry import Registry
@@ -132,7 +133,7 @@ class Socket:
 
     async def serve(self) -> None:
         """Until the client or the server has enough."""
-        await self._websocket.accept()
+        await self._websocket.accept(chosen(self._websocket.scope))
         reading = asyncio.create_task(self._read())
         writing = asyncio.create_task(self._write())
         tasks: set[asyncio.Future[Any]] = {reading, writing, self._leaving}
