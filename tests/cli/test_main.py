@@ -145,6 +145,9 @@ VALUES: dict[str, tuple[list[str], Any]] = {
     "api_key": (["one", "two"], ("one", "two")),
     "no_auth": ([], True),
     "allow_origin": (["https://a.example", "*"], ("https://a.example", "*")),
+    "root_path": (["/sub"], "/sub"),
+    "trusted_proxy": (["127.0.0.1", "10.0.0.0/8"], ("127.0.0.1", "10.0.0.0/8")),
+    "keep_alive": (["90"], 90),
     "tls_cert": (["cert.pem"], "cert.pem"),
     "tls_key": (["key.pem"], "key.pem"),
     "reducer": (["a=./b", "c=d=e"], ("a=./b", "c=d=e")),
@@ -194,6 +197,22 @@ def test_flag_goes_before_environment(settings_of: Any) -> None:
 def test_flags_of_sglang(settings_of: Any) -> None:
     settings = settings_of("--model-path", "./a", "--is-embedding", "--host", "127.0.0.1", "--port", "30000")
     assert settings == Settings(model="./a")
+
+
+def test_flags_of_other_servers(settings_of: Any) -> None:
+    """`vllm serve MODEL`, and `sglang serve` with it."""
+    assert settings_of("./a", "--port", "1") == Settings(model="./a", port=1)
+    assert settings_of("--port", "1", "Qwen/Qwen3-Embedding-0.6B").model == "Qwen/Qwen3-Embedding-0.6B"
+    assert settings_of("./a", "--model", "./a").model == "./a"
+    assert settings_of("./a", STREAMBED_MODEL="./b").model == "./a", "as a flag wins over its variable"
+    assert settings_of(STREAMBED_MODEL="./b").model == "./b"
+
+
+@pytest.mark.parametrize("flag", ["--model", "--model-path"])
+def test_two_models(flag: str) -> None:
+    result = CliRunner().invoke(cli, ["serve", "./a", flag, "./b"])
+    assert result.exit_code == 2
+    assert "MODEL is ./a and --model is ./b; give one of them" in result.output
 
 
 def test_keys_are_not_shown_in_help() -> None:

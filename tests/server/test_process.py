@@ -179,7 +179,10 @@ def test_open_address_has_a_key(run: Run, tiny_checkpoint: Path) -> None:
     match = re.search(r"must carry this key: (\S+)", process.output)
     assert match
     assert "(no key needed)" not in process.output
-    for path in ("/info", "/v1/models", "/docs"):
+    assert "0.0.0.0" not in re.sub(r"socket \(.*", "", process.output), "an address that can be opened is printed"
+    assert f"Address: http://127.0.0.1:{process.port}" in process.output
+    assert re.search(rf"every address of this machine; others reach it at http://\S+:{process.port}\b", process.output)
+    for path in ("/info", "/v1/models", "/openapi.json"):
         assert process.client.get(path).status_code == 401
     assert process.post("tiny").status_code == 401
     assert process.client.get("/livez").status_code == 200
@@ -192,6 +195,28 @@ def test_open_address_has_a_key(run: Run, tiny_checkpoint: Path) -> None:
     assert match[1] not in other.output
     assert other.end(signal.SIGTERM) == 0
     assert "Traceback" not in other.output
+
+
+@pytest.mark.slow
+def test_a_key_that_was_made_outlives_the_process(run: Run, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Or the sessions of the journal, which belong to it, would be there for nobody."""
+    journal = tmp_path / "journal"
+    arguments = (tiny_checkpoint, "--host", "0.0.0.0", "--port", "0", "--journal", journal, "--threads", "1")
+    first = run(*arguments).ready()
+    match = re.search(r"must carry this key: (\S+) \(kept in (\S+),", first.output)
+    assert match
+    assert Path(match[2]) == tmp_path / "journal.key"
+    assert (tmp_path / "journal.key").stat().st_mode & 0o777 == 0o600
+    headers = {"Authorization": f"Bearer {match[1]}"}
+    created = first.client.post("/v1/sessions", json={"text": "a brook"}, headers=headers).json()
+    assert first.end(signal.SIGKILL) == -signal.SIGKILL
+    second = run(*arguments).ready()
+    assert match[1] in second.output, "it is told again"
+    again = second.client.get(f"/v1/sessions/{created['session']}", headers=headers)
+    assert (again.status_code, again.json()["offset"]) == (200, 7)
+    assert second.end(signal.SIGTERM) == 0
+    (tmp_path / "journal.key").chmod(0o644)
+    assert "journal.key: others may read" in refused(run(*arguments))
 
 
 # Starts that fail
@@ -233,7 +258,8 @@ def test_bad_settings(run: Run, arguments: list[str], environment: dict[str, str
         (["--kv-memory", "4 elephants"], {}, "--kv-memory"),
         (["--special-tokens", "maybe"], {}, "--special-tokens"),
         (["--gpu-memory-utilization", "0.9"], {}, "--gpu-memory-utilization"),
-        (["model-as-an-argument"], {}, "model-as-an-argument"),
+        (["./a", "./b"], {}, "./b"),
+        (["./a", "--model", "./b"], {}, "MODEL is ./a and --model is ./b"),
         ([], {"STREAMBED_MAX_BODY": "big"}, "STREAMBED_MAX_BODY|--max-body"),
         ([], {"STREAMBED_NO_AUTH": "perhaps"}, "STREAMBED_NO_AUTH|--no-auth"),
     ],
@@ -258,6 +284,7 @@ def test_bad_model_directory(run: Run, tiny_checkpoint: Path, tmp_path: Path) ->
     [
         (["--model", "./nowhere"], "./nowhere"),
         (["--model", "nobody/nothing"], "nobody/nothing"),
+        (["model-as-an-argument"], "model-as-an-argument"),
         (["--revision", "main"], "--revision"),
         (["--kv-memory", "1"], "--kv-memory"),
         (["--dtype", "float16"], "--dtype"),

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import secrets
 import signal
 import socket
 import ssl
 import sys
 import typing
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
+from streambed.cli.addresses import urls
 from streambed.cli.options import Command, Size, option, use_threads
 from streambed.errors import SettingsError
 from streambed.settings import Settings, groups, shown_default
@@ -67,12 +69,19 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     help="Accepted, as `sglang serve` has it; this server does nothing else.",
     group="Of other servers",
 )
-def serve(is_embedding: bool, **values: Any) -> None:
-    """Serve a model behind the OpenAI embeddings API.
+@click.argument("served", metavar="[MODEL]", required=False)
+@click.pass_context
+def serve(context: click.Context, /, served: str | None, is_embedding: bool, **values: Any) -> None:
+    """Serve a model behind the OpenAI embeddings API: MODEL, or what --model says.
 
     Brackets show the default of a flag and its environment variable. A flag wins over its variable; a variable of a
     repeatable flag holds its values separated by spaces.
     """
+    if served is not None:
+        by_flag = context.get_parameter_source("model") is ParameterSource.COMMANDLINE
+        if by_flag and values["model"] != served:
+            raise click.UsageError(f"MODEL is {served} and --model is {values['model']}; give one of them", context)
+        values["model"] = served
     run(Settings(**values))
 
 
@@ -87,10 +96,9 @@ def run(settings: Settings) -> None:
     _check_tls(settings)
     _raise_file_limit()
     listener = _listen(settings)  # before the model is loaded: a taken port is known at once
+    journal = _open_journal(settings)
     keys = _choose_keys(settings)
     metrics = _serve_metrics(settings)
-
-    journal = _open_journal(settings)
 
     from streambed.engine.engine import Engine
     from streambed.server.app import create_app
@@ -133,11 +141,11 @@ def run(settings: Settings) -> None:
     logger.info(
         "Memory: %.2f GiB for KV, %.1f KiB a token", info.kv_memory / (1 << 30), info.kv_bytes_per_token / (1 << 10)
     )
-    scheme = "https" if settings.tls_cert else "http"
-    host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    logger.info("Address: %s://%s:%d%s", scheme, shown, port, "" if keys else " (no key needed)")
-    logger.info("Page: %s://%s:%d/playground/", scheme, shown, port)
+    here, elsewhere = urls("https" if settings.tls_cert else "http", *listener.getsockname()[:2])
+    logger.info("Address: %s%s%s", here, settings.root_path, "" if keys else " (no key needed)")
+    if elsewhere is not None:
+        logger.info("Listening on every address of this machine; others reach it at %s, say", elsewhere)
+    logger.info("Page: %s%s/playground/", here, settings.root_path)
     try:
         app = create_app(engine, settings, keys, journal, _load_reducers(settings, info.fingerprint), metrics)
         Listener(app, settings).run(sockets=[listener])
@@ -205,11 +213,18 @@ def _open_journal(settings: Settings) -> Journal | None:
 
 
 def _choose_keys(settings: Settings) -> tuple[str, ...]:
-    """The keys to ask for: those given; none on loopback or where it is said so; else a new one, printed."""
+    """The keys to ask for: those given; none on loopback or where it is said so; else a new one, printed, which a
+    journal keeps beside it."""
     if settings.api_key or settings.no_auth or settings.is_loopback:
         return settings.api_key
-    key = f"sb-{secrets.token_urlsafe(24)}"
-    logger.warning("The address is not loopback and no --api-key was given. Requests must carry this key: %s", key)
+    from streambed.server.keyfile import keep_key, make_key
+
+    path = None if settings.journal is None else Path(f"{settings.journal}.key")
+    key = make_key() if path is None else keep_key(path)
+    kept = "" if path is None else f" (kept in {path}, since the journal's sessions belong to it)"
+    logger.warning(
+        "The address is not loopback and no --api-key was given. Requests must carry this key: %s%s", key, kept
+    )
     return (key,)
 
 
