@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import http.client
 import json
 import logging
 import random
@@ -15,7 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.server.conftest import Live, Serve, until
+from streambed.server import connection as connection_module
+from tests.server.conftest import Live, Serve, read_all, until
 
 INPUTS, WORDS = 200, 400
 """A request of 80,000 rows: 10,000 steps of the engine below."""
@@ -158,3 +160,52 @@ def test_waiting_behind_a_large_text_has_a_deadline(slow: Live) -> None:
         time.sleep(0.5)
         reply = slow.post("a " * 70_000, timeout_ms=300)
         assert (reply.status_code, reply.json()["error"]["code"]) == (504, "deadline")
+
+
+def test_who_sends_nothing_more_gets_its_answer(slow: Live) -> None:
+    """Its side of the connection has ended, as with `nc -N`; it still listens."""
+    short = request(slow, input="a brook")
+    with slow.connect() as connection:
+        connection.sendall(short * 3)  # and all that it had sent before
+        connection.shutdown(socket.SHUT_WR)
+        answer = read_all(connection)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.count(b'"object":"list"') == 3
+    info = b"GET /info HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    with slow.connect() as connection:
+        connection.sendall(info)
+        connection.shutdown(socket.SHUT_WR)
+        assert b"fingerprint" in read_all(connection)
+
+
+def test_it_may_take_a_while(slow: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked whether it listens, by answers that are no answers yet: any client skips them."""
+    monkeypatch.setattr(connection_module, "ASK_SECONDS", 0.02)
+    connection = http.client.HTTPConnection("127.0.0.1", slow.port, timeout=60)
+    body = json.dumps({"model": slow.model, "input": [f"{n} " + "word " * 390 for n in range(8)]})
+    connection.request("POST", "/v1/embeddings", body, {"Content-Type": "application/json"})
+    connection.sock.shutdown(socket.SHUT_WR)
+    until(lambda: slow.engine.stats().steps > 40)
+    reply = connection.getresponse()
+    assert reply.status == 200
+    assert len(json.loads(reply.read())["data"]) == 8
+    connection.close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /info HTTP/1.1\r\nHost: h\r\n", b"POST"])
+def test_who_ends_before_its_request_does_is_let_go(slow: Live, sent: bytes) -> None:
+    whole = request(slow, input="a brook")
+    for part in (sent, whole[:-3], whole[:60]):
+        with slow.connect() as connection:
+            connection.sendall(part)
+            connection.shutdown(socket.SHUT_WR)
+            assert b"200" not in read_all(connection).split(b"\r\n")[0]
+
+
+def test_an_old_client_that_ends_has_gone(slow: Live) -> None:
+    """HTTP/1.0 has no interim answers; proxies that speak it close when their client has."""
+    with slow.connect() as connection:
+        connection.sendall(large(slow).replace(b"HTTP/1.1", b"HTTP/1.0", 1))
+        until(lambda: slow.engine.stats().steps > 10)
+    until(lambda: slow.engine.stats().waiting == 0)
+    assert slow.engine.stats().rows < INPUTS * WORDS / 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from typing import TYPE_CHECKING, Any
 
 import h11
@@ -24,17 +25,29 @@ READ_SECONDS = 60.0
 """A client that reads nothing of what waits for it for so long has gone."""
 LEAVING_SECONDS = 1.0
 """The same, once the server shuts down."""
+ASK_SECONDS = 1.0
+"""How often a client that sends nothing more, and waits, is asked whether it still listens."""
+_STILL_AT_WORK = b"HTTP/1.1 100 Continue\r\n\r\n"
+"""An interim answer, of which any number may come before the final one (RFC 9110, 15.2). The one that every client skips."""
 
 
 class Connection(H11Protocol):
     """uvicorn's HTTP/1.1 protocol with a deadline for heads, and for clients to read. Bodies have theirs in the guard, idle
-    connections in uvicorn."""
+    connections in uvicorn.
+
+    A client that ends its side of a connection after its request (`shutdown(SHUT_WR)`) gets its answer. One that closed all
+    of it looks the same until something is sent to it: so it is asked now and then, by interim answers, and its work is
+    dropped when its system says that nobody listens. Not with TLS, where asyncio closes both sides at once, nor with
+    HTTP/1.0, which has no interim answers: there, who sends nothing more has gone.
+    """
 
     _deadline: asyncio.TimerHandle | None = None
     _reading: asyncio.TimerHandle | None = None
     _unread = 0
     _patience = READ_SECONDS
     _upgraded = False
+    _half_closed = False
+    _asking: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -49,8 +62,40 @@ class Connection(H11Protocol):
         self._upgraded = True
         self._cancel()
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Whether to keep our side open: while a request that came whole is being answered."""
+        if self._upgraded or self.transport.get_extra_info("sslcontext") is not None:
+            return False
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or cycle.more_body or self.scope["http_version"] == "1.0":
+            return False
+        self._half_closed = True
+        self._ask_later()
+        return True
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._half_closed and self.cycle.response_complete:  # no other request had come on it
+            self.transport.close()
+
+    def _ask_later(self) -> None:
+        self._asking = asyncio.get_running_loop().call_later(ASK_SECONDS, self._ask)
+
+    def _ask(self) -> None:
+        """Whether anybody listens. The system of one that does not has answered the last question with a reset."""
+        if self.transport.is_closing() or self.cycle.response_complete:
+            return
+        if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.transport.abort()
+            return
+        if not self.cycle.response_started:
+            self.transport.write(_STILL_AT_WORK)
+        self._ask_later()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel()
+        if self._asking is not None:
+            self._asking.cancel()
         self._stop_watching()
         super().connection_lost(exc)
 
