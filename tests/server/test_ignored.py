@@ -74,7 +74,7 @@ def test_a_reply_that_is_an_error_names_them_too(tolerant: Live) -> None:
 def test_names_are_made_safe_cut_and_counted(tolerant: Live) -> None:
     names = ["a,b", "x\r\nSet-Cookie: a=b", "é🌊", "sp ace", "\x7f", "y" * 1000, "", "ok"]
     reply = tolerant.post("a", **dict.fromkeys(names))
-    shown = ["a?b", "x??Set-Cookie:?a=b", "??", "sp?ace", "?", "y" * 64, "", "ok"]
+    shown = ["a?b", "x??Set-Cookie: a=b", "??", "sp ace", "?", "y" * 64, "", "ok"]
     assert reply.status_code == 200
     assert reply.headers[HEADER].split(", ") == shown
     assert "set-cookie" not in reply.headers

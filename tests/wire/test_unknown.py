@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ConfigDict
 
-from streambed.wire import AppendRequest, EmbeddingsRequest, TokenizeRequest
+from streambed.wire import AppendRequest, EmbeddingsRequest, Emit, Strict, TokenizeRequest, validate
 from tests.wire.bodies import GOOD, refused
 
 
@@ -39,3 +40,19 @@ def test_the_words_of_other_servers_lead_to_ours(model: Any, theirs: str, ours: 
     # What is missing or wrong beside it comes second: the unknown field is probably why.
     message = f"unknown field '{theirs}'" + (f"; did you mean '{ours}'?" if ours else "")
     assert refused({theirs: 1, "timeout_ms": -1}, model).message == message
+
+
+class _Open(Strict):
+    """A body that takes what it does not know."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    text: str
+    emit: Emit | None = None
+
+
+def test_a_model_may_take_what_it_does_not_know() -> None:
+    ignored: list[str] = []
+    asked = validate(_Open, {"text": "a", "options": {"seed": 1}, "emit": {"on": "append", "beep": 1}}, ignored)
+    assert (asked.text, ignored) == ("a", ["emit.beep"])
+    assert refused({"text": "a", "options": 1, "emit": {"beep": 1}}, _Open).param == "emit.beep"

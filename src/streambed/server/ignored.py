@@ -49,6 +49,6 @@ def parse_body(model: type[Body], request: Request, body: bytes) -> Body:
 
 
 def _value(names: list[str]) -> bytes:
-    shown = [re.sub(r"[^!-+\--~]", "?", name[:_CHARACTERS]) for name in names[:_MOST]]
+    shown = [re.sub(r"[^ -+\--~]", "?", name[:_CHARACTERS]) for name in names[:_MOST]]
     more = [f"and {len(names) - _MOST} more"] if len(names) > _MOST else []
     return ", ".join(shown + more).encode()

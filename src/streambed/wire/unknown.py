@@ -19,10 +19,9 @@ _ELSEWHERE = {
     "instruction": ("task", "instruct", "task_description"),
     "input_type": ("task_type",),
     "timeout_ms": ("timeout",),
+    "api_key": ("key", "token"),
 }
 """What other servers and libraries call our fields."""
-
-
 MAX_NAME = 64
 """Characters of a name that a client chose, of which so much is repeated."""
 
@@ -51,10 +50,11 @@ def find_unknown(schema: Schema, value: Any, inside: str = "") -> Iterator[Unkno
     """One by one, so that who wants the first pays for no more."""
     if not isinstance(value, dict):
         return
-    known = schema["properties"]
+    known, is_closed = schema["properties"], schema.get("additionalProperties") is False
     for name in value:
         if name not in known:
-            yield Unknown(name, value, schema, inside)
+            if is_closed:
+                yield Unknown(name, value, schema, inside)
         elif known[name].get("properties"):
             yield from find_unknown(known[name], value[name], f"{inside}{name}.")
         elif isinstance(value[name], list) and known[name].get("items", {}).get("properties"):
