@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,12 +14,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from streambed import Engine
 from streambed.cli import embed as embed_module
 from streambed.cli.main import cli
+from streambed.cli.options import usable_cores
 from streambed.errors import CheckpointError, InvalidRequest
+from streambed.settings import Settings
+from tests.server.conftest import Live, Servers
 
 TEXTS = ["A brook runs to the sea.", "小川は海へ流れる。", "🌊 waves"]
 Embed = Callable[..., Result]
@@ -103,6 +108,154 @@ def test_jsonl_field(embed: Embed, vectors: Any, tmp_path: Path) -> None:
     file = tmp_path / "texts.jsonl"
     file.write_text('{"text": 5, "body": "the body"}\n', encoding="utf-8")
     assert agree(rows(embed("--input", file, "--field", "body")), vectors(["the body"]))
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "-"])
+def test_a_byte_order_mark_is_no_part_of_the_first_text(embed: Embed, vectors: Any, tmp_path: Path, name: str) -> None:
+    data = json.dumps({"text": "first"}).encode() if name.endswith("l") else b"first"
+    (tmp_path / "a").with_suffix(Path(name).suffix).write_bytes(b"\xef\xbb\xbf" + data)
+    source = name if name == "-" else tmp_path / name
+    assert agree(rows(embed("--input", source, input=b"\xef\xbb\xbf" + data)), vectors(["first"]))
+
+
+def test_utf_16_is_refused(embed: Embed, tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("a text", encoding="utf-16")
+    assert one_line(embed("--input", file)) == f"{file}: is UTF-16; UTF-8 is expected"
+    assert one_line(embed(input=file.read_bytes())) == "-: is UTF-16; UTF-8 is expected"
+
+
+# Empty texts
+
+
+def test_empty_texts_are_an_error_before_any_work(
+    embed: Embed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them are named, wherever they are, and no model is loaded for it."""
+    monkeypatch.setattr(Engine, "load", None)
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": ""}\n\n{"text": "b"}\n' * 300)
+    message = one_line(embed("a", "", "--input", file, ""))
+    assert message.startswith(f"302 texts are empty: text 1, text 2, {file}:1, {file}:4, ")
+    assert "--empty null" in message
+    assert one_line(embed("")).startswith("1 text is empty: text 0; ")
+
+
+def test_empty_texts_of_a_pipe_are_an_error_when_they_come(embed: Embed, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.jsonl"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_text('{"text": "a"}\n{"text": ""}\n'))
+    writer.start()
+    assert one_line(embed("--input", pipe)).startswith(f"1 text is empty: {pipe}:2; ")
+    writer.join()
+
+
+def test_empty_texts_are_null(embed: Embed, vectors: Any, tmp_path: Path) -> None:
+    """The others are as without them, in batches that hold none, some and nothing else."""
+    texts = ["" if number in (1, 300) or number >= 512 else f"text {number}" for number in range(700)]
+    file, output = tmp_path / "a.jsonl", tmp_path / "a.npy"
+    file.write_text("".join(json.dumps({"text": text, "id": number}) + "\n" for number, text in enumerate(texts)))
+    lines = rows(embed("--input", file, "--empty", "null"))
+    assert [(line["index"], line["id"]) for line in lines] == [(number, number) for number in range(700)]
+    assert [line["embedding"] is None for line in lines] == [not text for text in texts]
+    assert embed("--input", file, "--empty", "null", "--output", output).exit_code == 0
+    saved = np.load(output)
+    assert (saved.shape, saved.dtype) == ((700, 64), np.float32)
+    assert [bool(np.isnan(row).all()) for row in saved] == [not text for text in texts]
+    present = [number for number, text in enumerate(texts) if text]
+    assert not np.isnan(saved[present]).any()
+    expected = vectors([texts[number] for number in present])
+    assert (saved[present] * expected).sum(-1).min() >= 0.99999
+    assert np.allclose([lines[number]["embedding"] for number in present], saved[present])
+
+
+def test_nothing_but_empty_texts(embed: Embed, tmp_path: Path) -> None:
+    assert [line["embedding"] for line in rows(embed("", "", "--empty", "null"))] == [None, None]
+    assert embed("", "--empty", "null", "--dimensions", "32", "--output", tmp_path / "a.npy").exit_code == 0
+    assert np.isnan(np.load(tmp_path / "a.npy")).sum() == 32
+
+
+def test_a_message_says_which_texts_it_counts(embed: Embed) -> None:
+    message = one_line(embed("", "word " * 600, "--empty", "null", "--long-input", "error"))
+    assert "(counted from text 0, empty texts left out)" in message
+
+
+# A server instead of a model
+
+
+@pytest.fixture(scope="module")
+def live(tiny_checkpoint: Path) -> Iterator[Live]:
+    servers = Servers()
+    with Engine.load(str(tiny_checkpoint), dtype="float32", max_batch_tokens=48) as engine:
+        yield servers.start(engine, Settings(served_model_name=("one", "two")), keys=("right",))
+        servers.stop()
+
+
+@pytest.fixture
+def ask(live: Live, monkeypatch: pytest.MonkeyPatch) -> Embed:
+    """`embed --url`, which loads nothing."""
+    for name in os.environ:
+        if name.startswith("STREAMBED_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(Engine, "load", None)
+
+    def run(*arguments: str | Path, key: str | None = "right", input: bytes | None = None, **more: str) -> Result:
+        options = ["--url", live.url, *(["--api-key", key] if key else [])]
+        return CliRunner().invoke(cli, ["embed", *options, *map(str, arguments)], input=input, env=more)
+
+    return run
+
+
+def test_by_a_server(ask: Embed, vectors: Any, tmp_path: Path) -> None:
+    texts = [f"text {number}" for number in range(300)]
+    lines = rows(ask("--input-type", "query", "--dimensions", "32", input="\n".join(texts).encode()))
+    assert agree(lines, vectors(texts, input_type="query", dimensions=32))
+    assert ask("a", "", "--empty", "null", "--output", tmp_path / "a.npy").exit_code == 0
+    saved = np.load(tmp_path / "a.npy")
+    assert (saved[0] @ vectors(["a"])[0], bool(np.isnan(saved[1]).all())) == (pytest.approx(1, abs=1e-5), True)
+    assert agree(rows(ask("word " * 600)), vectors(["word " * 600], long_input="merge"))
+    assert agree(rows(ask("a", "--model", "two")), vectors(["a"]))
+    more = {"STREAMBED_API_KEY": "right another", "STREAMBED_MODEL": "builtin", "STREAMBED_THREADS": "1"}
+    assert agree(rows(ask("a", key=None, **more)), vectors(["a"])), "variables are for other commands, too"
+
+
+@pytest.mark.parametrize(
+    "given", ["--dtype=auto", "--device=cpu", "--revision=main", "--threads=1", "--allow-unknown-config"]
+)
+def test_flags_that_mean_nothing_to_a_server_are_refused(ask: Embed, given: str) -> None:
+    result = ask("a", given)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"{given.partition('=')[0]} is for a model that is loaded here; --url uses the server's" in result.stderr
+
+
+def test_a_key_without_a_server_is_refused(embed: Embed) -> None:
+    result = embed("a", "--api-key", "k")
+    assert result.exit_code == 2
+    assert "--url" in result.stderr
+
+
+def test_what_a_server_refuses_is_one_line(ask: Embed, live: Live) -> None:
+    for arguments, said in (
+        (["--dimensions", "7"], "dimensions"),
+        (["--model", "three"], "no such model here; this server has one, two"),
+        (["--prompt-name", "none"], "prompt_name"),
+    ):
+        result = ask("a", *arguments)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert said in (result.stderr or str(result.exception))
+    assert "key" in str(ask("a", key="wrong").stderr)
+
+
+# Before the model is loaded
+
+
+def test_threads(embed: Embed, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    rows(embed("a", "--threads", "1"))
+    rows(embed("a"))
+    assert asked == [1, usable_cores()]
+    assert str(embed("a", "--threads", "0").exception) == "--threads is 0; at least 1 is expected"
 
 
 def test_more_texts_than_are_taken_at_a_time(embed: Embed, vectors: Any) -> None:
@@ -237,9 +390,13 @@ def test_missing_input(embed: Embed, tmp_path: Path) -> None:
     assert "cannot be read: Is a directory" in one_line(embed("--input", tmp_path))
 
 
-def test_output_that_cannot_be_written(embed: Embed, tmp_path: Path) -> None:
+def test_output_that_cannot_be_written(embed: Embed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "nowhere" / "vectors.npy"
     assert one_line(embed("a", "--output", file)) == f"{file}: cannot be written: No such file or directory"
+    (tmp_path / "a.npy").mkdir()
+    monkeypatch.setattr(Engine, "load", None)  # all of it is known before
+    for name, reason in (("a.npy", "Is a directory"), ("nowhere/b.npy", "No such file or directory")):
+        assert one_line(embed("a", "--output", tmp_path / name)) == f"{tmp_path / name}: cannot be written: {reason}"
 
 
 @pytest.mark.parametrize("name", ["vectors.csv", "vectors", "vectors.npz", "vectors.npy.gz", ""])
@@ -323,7 +480,28 @@ def test_reader_that_leaves(tiny_checkpoint: Path) -> None:
         running.stdin.close()
         said = running.stderr.read()
         running.wait(60)
-    assert b"Traceback" not in said
+    assert said == b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+@pytest.mark.parametrize("arguments", [["embed", "a", "--model", "MODEL"], ["embed", "--help"]])
+def test_a_full_disk_is_one_line(tiny_checkpoint: Path, arguments: list[str]) -> None:
+    command = [str(tiny_checkpoint) if each == "MODEL" else each for each in arguments]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "streambed", *command], stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    assert done.returncode == 1
+    assert b"No space left on device" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_closed_standard_output_is_one_line(tiny_checkpoint: Path) -> None:
+    script = '"$0" -m streambed embed a --model "$1" >&-'
+    done = subprocess.run(
+        ["/bin/sh", "-c", script, sys.executable, tiny_checkpoint], capture_output=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, b"Error: standard output is closed\n")
 
 
 @pytest.mark.parametrize(("how", "says"), [("merge", "merged from their segments"), ("truncate", "truncated")])

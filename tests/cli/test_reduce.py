@@ -93,6 +93,37 @@ def test_standard_input(reduce: Reduce, texts: Path, tmp_path: Path) -> None:
     assert (tmp_path / "reducer.json").exists()
 
 
+def test_what_can_be_known_is_known_before_the_model_is_loaded(
+    reduce: Reduce, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted, empty, out = tmp_path / "fitted", tmp_path / "empty.jsonl", tmp_path / "out"
+    fine(reduce("fit", "--method", "pca", "--dimensions", 8, "--input", texts, "--output", fitted))
+    empty.write_text('{"text": "a"}\n{"text": ""}\n{"text": ""}\n')
+    monkeypatch.setattr(Engine, "load", None)
+    fit = ("fit", "--method", "pca", "--dimensions", 8)
+    for arguments, said in (
+        (["eval", tmp_path, "--input", texts], f"{tmp_path}/reducer.json: cannot be read: No such file or directory"),
+        (
+            ["eval", fitted, "--input", texts, "--plot", out / "a.png"],
+            f"--plot {out}/a.png: cannot be written: No such",
+        ),
+        ([*fit, "--input", texts, "--output", empty], f"--output {empty}: is a file; a folder is expected"),
+        ([*fit, "--input", texts, "--output", empty / "a"], f"--output {empty}/a: cannot be written: Not a directory"),
+        ([*fit, "--input", empty, "--output", out], f"2 texts are empty: {empty}:2, {empty}:3; "),
+    ):
+        assert str(reduce(*arguments).exception).startswith(said)
+
+
+@pytest.mark.usefixtures("reduce")
+def test_a_byte_order_mark_is_no_part_of_the_first_text(reduce: Reduce, texts: Path, tmp_path: Path) -> None:
+    """A reducer is decided by the vectors, so that of the file with a mark is the one of the file without."""
+    marked = tmp_path / "marked.jsonl"
+    marked.write_bytes(b"\xef\xbb\xbf" + texts.read_bytes())
+    fit = ("fit", "--method", "pca", "--dimensions", 8, "--output")
+    told = [fine(reduce(*fit, tmp_path / each.stem, "--input", each)) for each in (texts, marked)]
+    assert told[0].partition(":")[2] == told[1].partition(":")[2]
+
+
 BAD: dict[str, tuple[list[Any], str]] = {
     "dimensions": (["fit", "--method", "pca", "--dimensions", 64, "--input", "TEXTS", "--output", "OUT"], "1 to 63"),
     "too few": (["fit", "--method", "pca", "--dimensions", 8, "--input", "FEW", "--output", "OUT"], "too few"),

@@ -129,6 +129,32 @@ def test_the_nearest_lines_come_with_their_scores(live: Live, engine: Engine, li
     assert len(summary(pipe(b"a", "--url", live.url, "--against", lines))["nearest"]) == 3
 
 
+@pytest.mark.parametrize("size", [1, 2, 100])
+def test_a_byte_order_mark_is_no_part_of_the_text(live: Live, engine: Engine, lines: Path, size: int) -> None:
+    """Neither of what is piped, however it is cut, nor of the lines to compare with; a second one is text."""
+    lines.write_bytes(b"\xef\xbb\xbf" + lines.read_bytes())
+    data = b"\xef\xbb\xbf" + "a \ufeffbrook".encode()
+    command = [*COMMAND, "--url", live.url, "--against", str(lines)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        assert running.stdin
+        assert running.stdout
+        for at in range(0, len(data), size):
+            running.stdin.write(data[at : at + size])
+            running.stdin.flush()
+            time.sleep(0.005)
+        running.stdin.close()
+        found = json.loads(running.stdout.read())
+        assert running.wait(SECONDS) == 0
+    assert found["offset"] == len("a \ufeffbrook")
+    assert agree(found, engine.embed(["a \ufeffbrook"])[0])
+    assert {near["text"] for near in found["nearest"]} == set(LINES)
+
+
+def test_utf_16_is_refused(live: Live) -> None:
+    said = one_line(pipe("a brook".encode("utf-16"), "--url", live.url))
+    assert said == "standard input: is UTF-16; UTF-8 is expected"
+
+
 def test_no_text_has_no_embedding(live: Live, lines: Path) -> None:
     found = summary(pipe(b"", "--url", live.url, "--against", lines))
     assert found == {"offset": 0, "revision": 0, "tokens": 0, "nearest": [], "embedding": None}
@@ -193,7 +219,7 @@ def test_a_file_with_nothing_to_compare_with(live: Live, tmp_path: Path) -> None
     file.write_text("\n  \n")
     assert one_line(pipe(b"a", "--url", live.url, "--against", file)) == f"{file}: has no lines"
     file.write_bytes("fließt".encode("latin-1"))
-    assert one_line(pipe(b"a", "--url", live.url, "--against", file)).startswith(f"{file}: cannot be read: ")
+    assert one_line(pipe(b"a", "--url", live.url, "--against", file)) == f"{file}:1: not UTF-8"
 
 
 def test_wrong_usage(live: Live, tmp_path: Path) -> None:
@@ -418,3 +444,8 @@ def test_a_long_text_is_piped_in_segments(live: Live, tmp_path: Path) -> None:
     refused = subprocess.run(command[:-2], input=words.encode(), capture_output=True, timeout=120)
     assert refused.returncode == 1
     assert b"tokens; the limit is" in refused.stderr
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout
+        running.stdout.close()  # whoever read it has had enough
+        _, said = running.communicate(words.encode(), timeout=120)
+    assert (running.returncode, said) == (1, b"")

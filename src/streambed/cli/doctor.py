@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import click
 
 import streambed
-from streambed.cli.options import Command, Size, model_options, option, usable_cores, use_threads
+from streambed.cli.options import Command, model_options, option, setting_option, usable_cores, use_threads
 from streambed.cli.serve import serve
 from streambed.errors import CheckpointError, SettingsError, StreambedError, TooLarge
 from streambed.model.checkpoint import Checkpoint, find_checkpoint
@@ -111,20 +111,7 @@ def _plain(text: str) -> str:
 
 @click.command(cls=Command)
 @model_options
-@option(
-    "--kv-memory",
-    type=Size(),
-    envvar="STREAMBED_KV_MEMORY",
-    help="Memory for KV, such as 512MiB or 4GiB; a quarter of the machine's by default.",
-    group="Model and compute",
-)
-@option(
-    "--allow-unknown-config",
-    is_flag=True,
-    envvar="STREAMBED_ALLOW_UNKNOWN_CONFIG",
-    help="Go on where the checkpoint's files have keys that are not known here.",
-    group="Model and compute",
-)
+@setting_option("kv_memory", "Model and compute")
 @option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.", group="Output")
 @option("--write-canonical", is_flag=True, hidden=True, help=f"Write {CANONICAL} beside the weights.")
 @click.pass_context
@@ -384,7 +371,8 @@ def _known_variables(context: click.Context) -> set[str]:
     while commands:
         command = commands.pop()
         if isinstance(command, click.Group):
-            commands += command.commands.values()
+            found = (command.get_command(context, name) for name in command.list_commands(context))
+            commands += [each for each in found if each is not None]
         for parameter in command.params:
             names = parameter.envvar or ()
             known |= {names} if isinstance(names, str) else set(names)

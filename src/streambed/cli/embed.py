@@ -5,56 +5,85 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from streambed.cli.texts import Item, batches, read
+from streambed.cli.interrupt import cleaning_up
+from streambed.cli.options import MODEL, Command, first_key, model_options, option, server_options, use_threads
+from streambed.cli.outputs import open_output, why_unwritable
+from streambed.cli.texts import Item, batches, read, read_twice, refuse_empty
 from streambed.errors import RequestError
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-@click.command()
+Embed = Callable[[list[str]], "tuple[NDArray[np.float32], int]"]
+"""Texts, none of them empty, to float32 [n, dimensions], and how many were too long for the window."""
+
+SERVER_SECONDS = 600.0
+"""How long a server may take for one batch: as long as it gives a request by default."""
+
+
+@click.command(cls=Command)
 @click.argument("texts", nargs=-1)
-@click.option(
+@option(
     "--input",
     "-i",
     "inputs",
     multiple=True,
-    help="File of texts, one a line (blank ones are left out), or .jsonl; - is standard input.",
+    help="File with one text a line (blank lines are left out), or .jsonl; - is standard input (repeatable).",
+    group="Texts",
 )
-@click.option("--field", default="text", show_default=True, help="Field of a JSONL line that holds the text.")
-@click.option("--output", "-o", default="-", help="File to write: .jsonl or .npy; JSON lines on standard output.")
-@click.option("--model", default="builtin", show_default=True, envvar="STREAMBED_MODEL", help="As for serve.")
-@click.option("--revision", help="Branch, tag or commit of a hub model.")
-@click.option("--dtype", default="auto", show_default=True, help="auto, float32 or bfloat16.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
-@click.option("--instruction", help="Task that the embeddings are for, put before each text.")
-@click.option("--prompt-name", help="A prompt that the checkpoint names, instead of an instruction.")
-@click.option("--input-type", type=click.Choice(["query", "document"]), help="What the texts are, instead of a task.")
-@click.option("--dimensions", type=int, help="Leading dimensions to keep.")
-@click.option(
+@option("--field", default="text", help="Field of a JSONL line that holds the text.", group="Texts")
+@option(
+    "--empty",
+    type=click.Choice(["error", "null"]),
+    default="error",
+    help="An empty text is an error, or gets null (in .npy a row of NaN).",
+    group="Texts",
+)
+@option(
+    "--output",
+    "-o",
+    default="-",
+    shown="standard output, as JSON lines",
+    help="File to write, named .jsonl or .npy.",
+    group="Vectors",
+)
+@option("--instruction", help="Task that the embeddings are for; it goes before each text.", group="Vectors")
+@option("--prompt-name", help="Name of one of the checkpoint's prompts, in place of an instruction.", group="Vectors")
+@option(
+    "--input-type",
+    type=click.Choice(["query", "document"]),
+    help="What the texts are, in place of an instruction.",
+    group="Vectors",
+)
+@option("--dimensions", type=int, metavar="N", help="Leading dimensions to keep; by default all.", group="Vectors")
+@option(
     "--long-input",
     type=click.Choice(["merge", "truncate", "error"]),
     default="merge",
-    show_default=True,
     help="What to do with a text beyond the window: merge its segments' vectors, truncate it, or stop.",
+    group="Vectors",
 )
+@server_options(None, "Use the server there instead of loading a model; --model may then be a name that it serves.")
+@model_options
+@click.pass_context
 def embed(
+    context: click.Context,
+    /,
     texts: tuple[str, ...],
     inputs: tuple[str, ...],
     field: str,
+    empty: Literal["error", "null"],
     output: str,
-    model: str,
-    revision: str | None,
-    dtype: str,
-    device: str,
-    instruction: str | None,
-    prompt_name: str | None,
-    input_type: str | None,
-    dimensions: int | None,
-    long_input: Literal["merge", "truncate", "error"],
+    url: str | None,
+    api_key: str | None,
+    **given: Any,
 ) -> None:
     """Print or save the vectors of texts.
 
@@ -62,58 +91,130 @@ def embed(
     streambed embed "a text" "another"
     cat texts.txt | streambed embed > vectors.jsonl
     streambed embed --input corpus.jsonl --output vectors.npy
+    streambed embed --url http://127.0.0.1:30000 --input texts.txt
+
+    Brackets show the default of a flag and its environment variable.
     """
-    if output != "-" and Path(output).suffix not in (".jsonl", ".npy"):
-        raise click.UsageError(f"--output is {output!r}; a name ending in .jsonl or .npy is expected")
+    _check(context, url, output)
     if files := [text for text in texts if _is_file(text)]:
         click.echo(f"{files[0]} is a file; its name is embedded. Did you mean --input {files[0]}?", err=True)
     if not texts and not inputs:
-        if sys.stdin.isatty():
+        if sys.stdin is None or sys.stdin.isatty():
             raise click.UsageError("give texts, --input, or something on standard input")
         inputs = ("-",)
+    arguments = [Item(text, None, f"text {n}") for n, text in enumerate(texts)]
+    hint = "; leave it out, or give --empty null"
+    if empty == "error":  # before any work
+        refuse_empty(itertools.chain(arguments, read_twice(inputs, field)), hint)
 
     import numpy as np
     import orjson
     from rich.console import Console
     from rich.progress import Progress
 
-    from streambed.engine.engine import Engine
-
     console = Console(stderr=True)
-    items = itertools.chain((Item(text, None, f"text {n}") for n, text in enumerate(texts)), read(inputs, field))
+    items = itertools.chain(arguments, read(inputs, field))
+    asked = {name: given[name] for name in ("instruction", "prompt_name", "input_type", "dimensions", "long_input")}
+    load = _loaded(given, asked) if url is None else _served(url, api_key, _named(context, given), asked)
     collected = []
     with (
-        Engine.load(model, revision=revision, dtype=dtype, device=device) as engine,
-        _open(output) as out,
+        load as embed_texts,
+        cleaning_up(),
+        open_output(output) as out,
         Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
     ):
         bar = progress.add_task("Embedding", total=None)
         index = long = 0
         for batch in batches(items):
+            if empty == "error":  # what came through a pipe is known only now
+                refuse_empty(batch, hint)
+            present = [number for number, item in enumerate(batch) if item.text]
             try:
-                prompt = engine.prompt(instruction, prompt_name, input_type)
-                documents = engine.divide([item.text for item in batch], prompt, long_input)
-                vectors = engine.embed_documents(documents, dimensions)
+                found, beyond = embed_texts([batch[number].text for number in present])
             except RequestError as error:
-                counted = f" (counted from {batch[0].where})" if (error.param or "").startswith("input") else ""
-                raise click.ClickException(f"{error}{counted}") from None
-            long += sum(len(document.segments) > 1 or document.truncated for document in documents)
+                raise click.ClickException(f"{error}{_counted(error, batch, present)}") from None
+            long += beyond
             if output.endswith(".npy"):
-                collected.append(vectors)
-            for item, vector in zip(batch, vectors, strict=True):
-                if not output.endswith(".npy"):
-                    line = {"index": index} | ({"id": item.id} if item.id is not None else {}) | {"embedding": vector}
+                rows = np.full((len(batch), found.shape[1]), np.nan, dtype=np.float32)
+                rows[present] = found
+                collected.append(rows)
+            else:
+                vectors = dict(zip(present, found, strict=True))
+                for number, item in enumerate(batch):
+                    line = {"index": index + number} | ({"id": item.id} if item.id is not None else {})
+                    line |= {"embedding": vectors.get(number)}
                     out.write(orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE))
-                index += 1
+            index += len(batch)
             progress.update(bar, completed=index)
         if output.endswith(".npy"):
-            shape = (0, dimensions or engine.info.dimensions)
-            np.save(out, np.concatenate(collected) if collected else np.empty(shape, dtype=np.float32))
+            np.save(out, np.concatenate(collected) if collected else embed_texts([])[0])
     if not index:
         click.echo("there were no texts", err=True)
     if long:
-        done = "merged from their segments" if long_input == "merge" else "truncated"
+        done = "merged from their segments" if given["long_input"] == "merge" else "truncated"
         click.echo(f"{long:,} of {index:,} texts were longer than the model's window, and {done}", err=True)
+
+
+def _check(context: click.Context, url: str | None, output: str) -> None:
+    """What can be said of the flags before anything is read or loaded."""
+    if output != "-":
+        if Path(output).suffix not in (".jsonl", ".npy"):
+            raise click.UsageError(f"--output is {output!r}; a name ending in .jsonl or .npy is expected")
+        if (reason := why_unwritable(Path(output))) is not None:
+            raise click.ClickException(f"{output}: cannot be written: {reason}")
+    if url is None and _is_given(context, "api_key"):
+        raise click.UsageError("--api-key is for the server of --url, and there is none")
+    if url is not None:
+        for name in MODEL:
+            if name != "model" and _is_given(context, name):
+                raise click.UsageError(
+                    f"--{name.replace('_', '-')} is for a model that is loaded here; --url uses the server's"
+                )
+
+
+def _is_given(context: click.Context, name: str) -> bool:
+    """Whether a flag stands on the command line; a variable may be there for other commands."""
+    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+def _named(context: click.Context, given: dict[str, Any]) -> str | None:
+    """The model to ask a server for."""
+    name: str = given["model"]
+    return name if _is_given(context, "model") else None
+
+
+@contextlib.contextmanager
+def _loaded(given: dict[str, Any], asked: dict[str, Any]) -> Iterator[Embed]:
+    """By a model that is loaded here."""
+    from streambed.engine.engine import Engine
+
+    use_threads(given["threads"])
+    with Engine.load(**{name: given[name] for name in MODEL if name != "threads"}) as engine:
+
+        def embed_texts(texts: list[str]) -> tuple[NDArray[np.float32], int]:
+            prompt = engine.prompt(asked["instruction"], asked["prompt_name"], asked["input_type"])
+            documents = engine.divide(texts, prompt, asked["long_input"])
+            long = sum(len(document.segments) > 1 or document.truncated for document in documents)
+            return engine.embed_documents(documents, asked["dimensions"]), long
+
+        yield embed_texts
+
+
+@contextlib.contextmanager
+def _served(url: str, api_key: str | None, model: str | None, asked: dict[str, Any]) -> Iterator[Embed]:
+    """By a server, which does not tell how many texts were too long."""
+    from streambed.client.client import Client
+
+    with Client(url, api_key=first_key(api_key), model=model, timeout=SERVER_SECONDS) as client:
+        yield lambda texts: (client.embed(texts, **asked), 0)
+
+
+def _counted(error: RequestError, batch: list[Item], present: list[int]) -> str:
+    """Which text is number 0 of a message that names one."""
+    if not (error.param or "").startswith("input"):
+        return ""
+    left_out = ", empty texts left out" if len(present) < len(batch) else ""
+    return f" (counted from {batch[0].where}{left_out})"
 
 
 def _is_file(text: str) -> bool:
@@ -121,21 +222,3 @@ def _is_file(text: str) -> bool:
         return Path(text).is_file()
     except (OSError, ValueError):  # too long for a name, or a NUL
         return False
-
-
-@contextlib.contextmanager
-def _open(output: str) -> Iterator[IO[bytes]]:
-    """The output to write. A file appears under its name when it is complete, so a run that fails spoils no older one."""
-    if output == "-":
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    part = Path(f"{output}.part")
-    try:
-        with part.open("wb") as file:
-            yield file
-        part.replace(output)
-    except OSError as error:
-        raise click.ClickException(f"{output}: cannot be written: {error.strerror}") from None
-    finally:
-        part.unlink(missing_ok=True)

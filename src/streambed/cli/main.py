@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from importlib import import_module
 
 import click
 
 import streambed
-from streambed.cli.doctor import doctor
-from streambed.cli.embed import embed
+from streambed.cli import interrupt
 from streambed.cli.options import CONTEXT
-from streambed.cli.reduce import reduce
-from streambed.cli.serve import serve
-from streambed.cli.stream import stream
+from streambed.cli.outputs import drop_unwritable
 from streambed.errors import StreambedError
 from streambed.extras import explain
 
+_COMMANDS = ("serve", "embed", "stream", "reduce", "doctor")
 
-@click.group(context_settings=CONTEXT)
+
+class Commands(click.Group):
+    """Each command is in the module of its name, which is imported when it is wanted."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*_COMMANDS, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = getattr(import_module(f"streambed.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            interrupt.say()
+            ctx.exit(interrupt.CODE)
+
+
+@click.group(cls=Commands, context_settings=CONTEXT)
 @click.version_option(streambed.__version__, package_name="streambed-embeddings")
 def cli() -> None:
     """Real-time text embeddings.
@@ -32,18 +53,13 @@ def cli() -> None:
     """
 
 
-cli.add_command(serve)
-cli.add_command(embed)
-cli.add_command(stream)
-cli.add_command(reduce)
-cli.add_command(doctor)
-
-
 def main() -> None:
     """Entry point."""
+    signal.signal(signal.SIGINT, interrupt.stop_at_once)  # until a command has something to close
     try:
         cli()
-    except (StreambedError, TimeoutError) as error:
+    except (StreambedError, OSError) as error:  # the world's; a full disk under standard output, too
+        drop_unwritable()
         click.echo(f"streambed: {error}", err=True)
         sys.exit(1)
     except ModuleNotFoundError as error:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import typing
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, TypeVar
 
 import click
 
+from streambed.errors import SettingsError
 from streambed.settings import Settings, parse_size, shown_default
 
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 """How wide help may become, and what asks for it."""
 
 Callback = TypeVar("Callback", bound=Callable[..., Any])
-_HELP = {field.name: field.metadata["help"] for field in fields(Settings)}
+_FIELDS = {field.name: field for field in fields(Settings)}
+_HINTS = typing.get_type_hints(Settings)
 
 
 class Size(click.ParamType[int]):
@@ -75,26 +78,67 @@ def option(*names: str, **more: Any) -> Callable[[Callback], Callback]:
     return click.option(*names, cls=Option, **more)
 
 
+def setting_option(name: str, group: str, *aliases: str) -> Callable[[Callback], Callback]:
+    """The flag of a field of Settings, with its variable, default and help."""
+    field = _FIELDS[name]
+    hint = _HINTS[name]
+    kinds = typing.get_args(hint) or (hint,)
+    options: dict[str, Any] = {"multiple": typing.get_origin(hint) is tuple}
+    if hint is bool:
+        options = {"is_flag": True}
+    elif typing.get_origin(hint) is typing.Literal:
+        options["type"] = click.Choice(kinds)
+    elif field.metadata.get("size"):
+        options["type"] = Size()
+    elif int in kinds:
+        options |= {"type": int, "metavar": "N"}
+    elif float in kinds:
+        options |= {"type": float, "metavar": "SECONDS"}
+    else:
+        options["type"] = str
+    return option(
+        f"--{name.replace('_', '-')}",
+        *aliases,
+        name,
+        default=field.default,
+        shown=shown_default(field),
+        envvar=f"STREAMBED_{name.upper()}",
+        help=field.metadata["help"],
+        group=group,
+        **options,
+    )
+
+
+MODEL = ("model", "revision", "allow_unknown_config", "instruction_template", "dtype", "device", "threads")
+"""What says which model a command loads, how, and what it computes with. All but threads are arguments of `Engine.load`."""
+
+
 def model_options(command: Callback) -> Callback:
-    """Flags that say which model to load and what to compute it with. They and their variables are those of `serve`."""
-    kinds = {"model": str, "revision": str, "dtype": str, "device": str, "threads": click.IntRange(min=1)}
-    for name, kind in reversed(kinds.items()):
-        (field,) = (field for field in fields(Settings) if field.name == name)
-        command = option(
-            f"--{name}",
-            type=kind,
-            metavar=None if kind is str else "N",
-            default=field.default,
-            shown=shown_default(field),
-            envvar=f"STREAMBED_{name.upper()}",
-            help=_HELP[name],
-            group="Model and compute",
-        )(command)
+    """The flags of every command that loads a model; they and their variables are those of `serve`."""
+    for name in reversed(MODEL):
+        command = setting_option(name, "Model and compute")(command)
     return command
 
 
+def server_options(default: str | None, help: str) -> Callable[[Callback], Callback]:
+    """The flags that say which server to use."""
+
+    def add(command: Callback) -> Callback:
+        key = option("--api-key", envvar="STREAMBED_API_KEY", help="Key that the server requires.", group="Server")
+        return option("--url", default=default, help=help, group="Server")(key(command))
+
+    return add
+
+
+def first_key(api_key: str | None) -> str | None:
+    """The key to send; the variable may hold several, as `serve` takes them."""
+    return None if api_key is None else next(iter(api_key.split()), None)
+
+
 def use_threads(threads: int | None) -> None:
-    """Computes with so many threads; by default with one for each core that this process may use."""
+    """Computes with so many threads; by default with one for each core that this process may use. Raises SettingsError."""
+    if threads is not None and threads < 1:
+        raise SettingsError(f"--threads is {threads}; at least 1 is expected")
     import torch
 
     torch.set_num_threads(threads or usable_cores())

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from streambed.cli.texts import batches, read
+from streambed.cli.interrupt import cleaning_up
+from streambed.cli.options import Command, model_options, option, use_threads
+from streambed.cli.outputs import why_unwritable
+from streambed.cli.texts import batches, read, refuse_empty
 from streambed.errors import RequestError, SettingsError
 
 if TYPE_CHECKING:
@@ -42,49 +45,52 @@ def reduce() -> None:
     """
 
 
-def _options(command: Callable[..., None]) -> Callable[..., None]:
-    for option in reversed(
-        (
-            click.option(
-                "--input", "-i", "inputs", multiple=True, required=True,
-                help="File of texts, one a line, or .jsonl; - is standard input.",
-            ),
-            click.option("--field", default="text", show_default=True, help="Field of a JSONL line that holds the text."),
-            click.option("--model", default="builtin", show_default=True, envvar="STREAMBED_MODEL", help="As for serve."),
-            click.option("--revision", help="Branch, tag or commit of a hub model."),
-            click.option(
-                "--dtype", default="auto", show_default=True,
-                help="auto, float32 or bfloat16; the same as for the server that will use the reducer.",
-            ),
-            click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
-        )
-    ):  # fmt: skip
-        command = option(command)
-    return command
+def _texts(command: Callable[..., None]) -> Callable[..., None]:
+    field = option("--field", default="text", help="Field of a JSONL line that holds the text.", group="Texts")
+    inputs = option(
+        "--input",
+        "-i",
+        "inputs",
+        multiple=True,
+        required=True,
+        help="File with one text a line (blank lines are left out), or .jsonl; - is standard input (repeatable).",
+        group="Texts",
+    )
+    return inputs(field(command))
 
 
-@reduce.command()
-@click.option(
+@reduce.command(cls=Command)
+@option(
     "--method",
     type=click.Choice(["pca", "projection", "umap"]),
     required=True,
     help="How to train; see docs/vectors.md.",
+    group="Reducer",
 )
-@click.option("--dimensions", type=int, required=True, help="How many dimensions the smaller vectors have.")
-@click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="Folder to write.")
-@_options
+@option(
+    "--dimensions",
+    type=int,
+    metavar="N",
+    required=True,
+    help="How many dimensions the smaller vectors have.",
+    group="Reducer",
+)
+@option("--output", "-o", type=click.Path(path_type=Path), required=True, help="Folder to write.", group="Reducer")
+@_texts
+@model_options
 def fit(
     method: Method,
     dimensions: int,
     output: Path,
     inputs: tuple[str, ...],
     field: str,
-    model: str,
-    revision: str | None,
-    dtype: str,
-    device: str,
+    **model: Any,
 ) -> None:
-    """Fit a reducer to the vectors of your texts. One text in five is left out, so that `eval` can use it."""
+    """Fit a reducer to the vectors of your texts. One text in five is left out, so that `eval` can use it.
+
+    Use the model and the --dtype of the server that will use the reducer. Brackets show the default of a flag and its
+    environment variable.
+    """
     import sklearn  # noqa: F401 - before torch: the extra that brings both is the one to name
 
     from streambed.vectors.fit import check_size, require
@@ -96,14 +102,17 @@ def fit(
 
     if output.exists() and not output.is_dir():
         raise SettingsError(f"--output {output}: is a file; a folder is expected")
+    there = next(each for each in (output.absolute(), *output.absolute().parents) if each.exists())
+    if (reason := why_unwritable(there / "reducer.json")) is not None:
+        raise SettingsError(f"--output {output}: cannot be written: {reason}")
 
     def check(info: EngineInfo) -> None:
         check_size(dimensions, info.dimensions)
         output.mkdir(parents=True, exist_ok=True)
 
-    info, vectors, left_out = _embed(inputs, field, model, revision, dtype, device, check, held_out=False)
+    info, vectors, left_out = _embed(inputs, field, model, check, held_out=False)
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with cleaning_up(), Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("Fitting", total=1.0)
         reducer = fit_reducer(
             vectors,
@@ -123,38 +132,47 @@ def fit(
     )
 
 
-@reduce.command("eval")
+@reduce.command("eval", cls=Command)
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--all", "everything", is_flag=True, help="Use all texts; for a file that the reducer was not fitted to.")
-@click.option(
+@option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Use all texts; for a file that the reducer was not fitted to.",
+    group="Reducer",
+)
+@option(
     "--plot",
     type=click.Path(path_type=Path),
-    help="Picture to write; by default recall.png in the folder of the reducer.",
+    shown="recall.png in the folder",
+    help="Picture to write.",
+    group="Reducer",
 )
-@_options
+@_texts
+@model_options
 def evaluate(
     folder: Path,
     everything: bool,
     plot: Path | None,
     inputs: tuple[str, ...],
     field: str,
-    model: str,
-    revision: str | None,
-    dtype: str,
-    device: str,
+    **model: Any,
 ) -> None:
-    """Print how many of the nearest neighbours of each text smaller vectors keep, for texts that `fit` left out."""
+    """Print how many of the nearest neighbours of each text smaller vectors keep, for texts that `fit` left out.
+
+    Brackets show the default of a flag and its environment variable.
+    """
     import matplotlib  # noqa: F401 - before torch, and before anything is computed
 
     from streambed.vectors.reducers import Reducer
 
-    found: list[Reducer] = []
-
-    def check(info: EngineInfo) -> None:
-        found.append(Reducer.load(folder, info.fingerprint))
-
-    _, vectors, _ = _embed(inputs, field, model, revision, dtype, device, check, None if everything else True)
-    (reducer,) = found
+    reducer = Reducer.read(folder)
+    target = plot or folder / "recall.png"
+    if (reason := why_unwritable(target)) is not None:
+        raise SettingsError(f"--plot {target}: cannot be written: {reason}")
+    _, vectors, _ = _embed(
+        inputs, field, model, lambda info: reducer.check(folder, info.fingerprint), None if everything else True
+    )
     counts = [count for count in COUNTS if count < len(vectors) / 2]
     if not counts:
         raise SettingsError(f"{len(vectors)} texts are held out; that is too few to find neighbours")
@@ -169,7 +187,6 @@ def evaluate(
     for row in rows:
         shares = "".join(f"{share:12.3f}" for share in row.kept)
         click.echo(f"{row.name:24}{row.dimensions:11}{row.size:7}{shares}")
-    target = plot or folder / "recall.png"
     draw(rows, counts, target)
     click.echo(f"\npicture: {target}")
 
@@ -235,10 +252,7 @@ def draw(rows: list[Row], counts: list[int], target: Path) -> None:
 def _embed(
     inputs: tuple[str, ...],
     field: str,
-    model: str,
-    revision: str | None,
-    dtype: str,
-    device: str,
+    model: dict[str, Any],
     check: Callable[[EngineInfo], None],
     held_out: bool | None,
 ) -> tuple[EngineInfo, Vectors, int]:
@@ -254,15 +268,19 @@ def _embed(
 
     texts: dict[str, None] = {}
     left_out: set[str] = set()
-    for item in read(inputs, field):
+    items = list(read(inputs, field))
+    refuse_empty(items)
+    for item in items:
         if held_out is None or _is_held_out(item.text) == held_out:
             texts[item.text] = None
         else:
             left_out.add(item.text)
     console = Console(stderr=True)
     found = []
+    use_threads(model.pop("threads"))
     with (
-        Engine.load(model, revision=revision, dtype=dtype, device=device) as engine,
+        Engine.load(**model) as engine,
+        cleaning_up(),
         Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
     ):
         try:

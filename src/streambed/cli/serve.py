@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import socket
 import ssl
 import sys
-import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,10 @@ import click
 from click.core import ParameterSource
 
 from streambed.cli.addresses import urls
-from streambed.cli.options import Command, Size, option, use_threads
+from streambed.cli.interrupt import stop_at_once
+from streambed.cli.options import Command, option, setting_option, use_threads
 from streambed.errors import SettingsError
-from streambed.settings import Settings, groups, shown_default
+from streambed.settings import Settings, groups
 
 if TYPE_CHECKING:
     from streambed.server.metrics import Metrics
@@ -33,31 +34,9 @@ _ALIASES = {"model": ["--model-path"]}
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
     """One flag and one environment variable for each field of Settings."""
-    hints = typing.get_type_hints(Settings)
     for heading, settings in reversed(groups().items()):
         for field in reversed(settings):
-            hint = hints[field.name]
-            kind: Any = next((t for t in (int, float, str) if t is hint or t in typing.get_args(hint)), str)
-            options: dict[str, Any] = {"type": Size() if field.metadata.get("size") else kind}
-            if kind is not str and not field.metadata.get("size"):
-                options["metavar"] = "N" if kind is int else "SECONDS"
-            if hint is bool:
-                options = {"is_flag": True}
-            elif typing.get_origin(hint) is typing.Literal:
-                options["type"] = click.Choice(typing.get_args(hint))
-            elif typing.get_origin(hint) is tuple:
-                options["multiple"] = True
-            command = option(
-                f"--{field.name.replace('_', '-')}",
-                *_ALIASES.get(field.name, []),
-                field.name,
-                default=field.default,
-                shown=shown_default(field),
-                envvar=f"STREAMBED_{field.name.upper()}",
-                help=field.metadata["help"],
-                group=heading,
-                **options,
-            )(command)
+            command = setting_option(field.name, heading, *_ALIASES.get(field.name, []))(command)
     return command
 
 
@@ -90,10 +69,11 @@ def run(settings: Settings) -> None:
     from streambed.server.logs import set_up
 
     set_up(settings.log_format)
-    # From here to uvicorn's own handlers, and again after them, a signal is an orderly end.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+    # While it loads there is nothing to close, and an exception may go astray in the import of an extension module.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGINT, stop_at_once)
     _check_tls(settings)
+    reducers = _read_reducers(settings)
     _raise_file_limit()
     listener = _listen(settings)  # before the model is loaded: a taken port is known at once
     journal = _open_journal(settings)
@@ -146,8 +126,12 @@ def run(settings: Settings) -> None:
     if elsewhere is not None:
         logger.info("Listening on every address of this machine; others reach it at %s, say", elsewhere)
     logger.info("Page: %s%s/playground/", here, settings.root_path)
+    # Until uvicorn's own handlers are there, and again after them, a signal is an orderly end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
     try:
-        app = create_app(engine, settings, keys, journal, _load_reducers(settings, info.fingerprint), metrics)
+        _check_reducers(settings, reducers, info.fingerprint)
+        app = create_app(engine, settings, keys, journal, reducers, metrics)
         Listener(app, settings).run(sockets=[listener])
     finally:
         engine.close(timeout=5.0)
@@ -181,22 +165,33 @@ def _serve_metrics(settings: Settings) -> Metrics:
     return metrics
 
 
-def _load_reducers(settings: Settings, fingerprint: str) -> dict[str, Reducer]:
+def _read_reducers(settings: Settings) -> dict[str, Reducer]:
+    """By name, whichever model they are for: that is known when it is loaded."""
+    if not settings.reducers:
+        return {}
     from streambed.vectors.reducers import Reducer
 
-    found = {}
+    return {name: Reducer.read(path) for name, path in settings.reducers}
+
+
+def _check_reducers(settings: Settings, reducers: dict[str, Reducer], fingerprint: str) -> None:
     for name, path in settings.reducers:
-        reducer = found[name] = Reducer.load(path, fingerprint)
+        reducer = reducers[name]
+        reducer.check(path, fingerprint)
         card = reducer.card
         logger.info(
             "Reducer: %s, %s to %d dimensions, fingerprint %s", name, card.method, card.dimensions, reducer.fingerprint
         )
-    return found
 
 
 def _check_tls(settings: Settings) -> None:
     if settings.tls_cert is None or settings.tls_key is None:
         return
+    for flag, path in (("--tls-cert", settings.tls_cert), ("--tls-key", settings.tls_key)):
+        try:
+            open(path, "rb").close()
+        except OSError as error:
+            raise SettingsError(f"{flag} {path}: cannot be read: {error.strerror}") from None
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError

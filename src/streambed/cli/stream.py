@@ -10,11 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
+from streambed.cli.interrupt import cleaning_up
+from streambed.cli.options import Command, first_key, option, server_options
+from streambed.cli.texts import read_lines, without_mark
 from streambed.client.aclient import DEFAULT_URL
 from streambed.client.reconnect import Emitted
 from streambed.errors import StreambedError
@@ -34,26 +36,38 @@ _SHOWN = 500
 """Characters of the text that are shown."""
 
 
-@click.command()
-@click.option("--url", default=DEFAULT_URL, show_default=True, help="Address of the server.")
-@click.option("--api-key", envvar="STREAMBED_API_KEY", help="Key that the server requires.")
-@click.option("--instruction", help="Task that the embedding is for; it goes before the text.")
-@click.option("--prompt-name", help="Name of one of the checkpoint's prompts, in place of an instruction.")
-@click.option(
-    "--input-type", type=click.Choice(["query", "document"]), help="What the text is, in place of an instruction."
+@click.command(cls=Command)
+@server_options(DEFAULT_URL, "Address of the server.")
+@option("--instruction", help="Task that the embedding is for; it goes before the text.", group="Vectors")
+@option("--prompt-name", help="Name of one of the checkpoint's prompts, in place of an instruction.", group="Vectors")
+@option(
+    "--input-type",
+    type=click.Choice(["query", "document"]),
+    help="What the text is, in place of an instruction.",
+    group="Vectors",
 )
-@click.option("--dimensions", type=int, help="How many leading dimensions to keep.")
-@click.option(
+@option("--dimensions", type=int, metavar="N", help="Leading dimensions to keep; by default all.", group="Vectors")
+@option(
     "--overflow",
     type=click.Choice(["error", "segment"]),
     default="error",
-    show_default=True,
     help="What to do when the text outgrows the window: stop, or go on in segments.",
+    group="Vectors",
 )
-@click.option(
-    "--against", type=click.Path(exists=True, dir_okay=False), help="File of texts to compare with, one a line."
+@option(
+    "--against",
+    type=click.Path(exists=True, dir_okay=False),
+    help="File of texts to compare with, one a line.",
+    group="Nearest texts",
 )
-@click.option("--top", type=click.IntRange(1, 20), default=3, show_default=True, help="How many of them to show.")
+@option(
+    "--top",
+    type=click.IntRange(1, 20),
+    metavar="N",
+    default=3,
+    help="How many of the nearest to show, 1 to 20.",
+    group="Nearest texts",
+)
 def stream(
     url: str,
     api_key: str | None,
@@ -72,14 +86,12 @@ def stream(
     some-model "a question" | streambed stream --against topics.txt
 
     Backspace, Ctrl-W (a word) and Ctrl-U (all) delete; Ctrl-D ends. Where standard output is not a terminal, only the final
-    embedding is printed, as a line of JSON.
+    embedding is printed, as a line of JSON. Brackets show the default of a flag and its environment variable.
     """
     from streambed.client.client import Client
 
-    if api_key is not None:
-        api_key = next(iter(api_key.split()), None)  # the variable may hold several, as for serve
-    with Client(url, api_key=api_key) as client:
-        lines = _read_lines(against) if against else []
+    lines = _compared(against) if against else []
+    with cleaning_up(), Client(url, api_key=first_key(api_key)) as client:
         vectors = client.embed(lines, input_type="document", dimensions=dimensions) if lines else None
         with client.open_stream(
             emit="append",
@@ -220,27 +232,39 @@ def _print_segments(stream: Stream) -> Callable[[int], None]:
     import orjson
 
     printed = threading.Semaphore(0)
+    failed: list[OSError] = []
+    """Why nothing more can be printed: whoever read it has left, say."""
+
+    def print_ended() -> None:
+        for event in stream:
+            if isinstance(event, Emitted) and event.final:
+                line = {
+                    "segment": event.segment,
+                    "start": event.start,
+                    "offset": event.offset,
+                    "revision": event.revision,
+                    "tokens": event.usage["prompt_tokens"],
+                    "embedding": event.vector,
+                }
+                click.echo(orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY).decode())
+                printed.release()
 
     def watch() -> None:
-        with contextlib.suppress(StreambedError):  # whoever feeds it hears of it
-            for event in stream:
-                if isinstance(event, Emitted) and event.final:
-                    line = {
-                        "segment": event.segment,
-                        "start": event.start,
-                        "offset": event.offset,
-                        "revision": event.revision,
-                        "tokens": event.usage["prompt_tokens"],
-                        "embedding": event.vector,
-                    }
-                    click.echo(orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY).decode())
-                    printed.release()
+        try:
+            print_ended()
+        except StreambedError:
+            pass  # whoever feeds it hears of it
+        except OSError as error:
+            failed.append(error)
+            printed.release()
 
     threading.Thread(target=watch, daemon=True).start()
 
     def wait(count: int) -> None:
         for _ in range(count):
             printed.acquire(timeout=_ENDED_SECONDS)
+            if failed:
+                raise failed[0]
 
     return wait
 
@@ -288,7 +312,8 @@ def _type(stream: Stream, keys: str) -> bool:
 def _chunks() -> Iterator[str]:
     """Standard input, as much as there is each time."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    while data := os.read(sys.stdin.fileno(), 1 << 14):
+    came = iter(lambda: os.read(sys.stdin.fileno(), 1 << 14), b"")
+    for data in came if sys.stdin.isatty() else without_mark(came, "standard input"):
         if text := decoder.decode(data):
             yield text
     if text := decoder.decode(b"", final=True):
@@ -314,11 +339,7 @@ def _keys(typing: bool) -> Iterator[None]:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
 
-def _read_lines(file: str) -> list[str]:
-    try:
-        lines = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.ClickException(f"{file}: cannot be read: {error}") from None
-    if not (lines := [line for line in lines if line]):
+def _compared(file: str) -> list[str]:
+    if not (lines := [stripped for _, line in read_lines(file) if (stripped := line.strip())]):
         raise click.ClickException(f"{file}: has no lines")
     return lines

@@ -1,10 +1,12 @@
-"""Texts from files and standard input, for the commands that take many."""
+"""Texts from files and standard input: the one place where commands read them."""
 
 from __future__ import annotations
 
+import codecs
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import click
 
@@ -12,6 +14,11 @@ from streambed.errors import InvalidRequest
 
 BATCH = 256
 """Texts taken at a time: enough for full steps, little to hold in memory."""
+MAX_NAMED = 100
+"""Empty texts that a message names one by one."""
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+Each = TypeVar("Each")
 
 
 class Item(NamedTuple):
@@ -22,38 +29,82 @@ class Item(NamedTuple):
     where: str
 
 
+def without_mark(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
+    """The bytes of a file, however they are cut, without the byte order mark that UTF-8 may begin with.
+
+    Only the first mark is one; any other U+FEFF is text. Raises InvalidRequest: the mark is that of UTF-16.
+    """
+    head = b""
+    rest = iter(chunks)
+    for chunk in rest:
+        head += chunk
+        if head.startswith(_UTF16):
+            raise InvalidRequest(f"{name}: is UTF-16; UTF-8 is expected")
+        if any(mark.startswith(head) and mark != head for mark in (codecs.BOM_UTF8, *_UTF16)):
+            continue  # it may still become one
+        break
+    if head := head.removeprefix(codecs.BOM_UTF8):
+        yield head
+    yield from rest
+
+
+def read_lines(name: str) -> Iterator[tuple[str, str]]:
+    """The lines of a text file that are not blank, each after where it stands; `-` is standard input.
+
+    Raises:
+        InvalidRequest: the file is not UTF-8. ClickException: it cannot be read.
+    """
+    try:
+        with click.open_file(name, "rb") as file:
+            for number, raw in enumerate(without_mark(file, name), 1):
+                if line := raw.rstrip(b"\r\n"):
+                    where = f"{name}:{number}"
+                    try:
+                        yield where, line.decode()
+                    except UnicodeDecodeError:
+                        raise InvalidRequest(f"{where}: not UTF-8") from None
+    except OSError as error:
+        raise click.ClickException(f"{name}: cannot be read: {error.strerror}") from None
+
+
 def read(inputs: Iterable[str], field: str) -> Iterator[Item]:
-    """One text a line, or the `field` of JSON lines in files named so; `-` is standard input. Raises InvalidRequest,
-    ClickException."""
+    """One text a line, or the `field` of JSON lines in files named so. Raises as `read_lines`, and InvalidRequest for a line
+    that is not such JSON."""
     import orjson
 
     for name in inputs:
-        try:
-            with click.open_file(name, "rb") as file:
-                for number, raw in enumerate(file, 1):
-                    where = f"{name}:{number}"
-                    line = raw.rstrip(b"\r\n")
-                    if not line:
-                        continue
-                    try:
-                        text = line.decode()
-                    except UnicodeDecodeError:
-                        raise InvalidRequest(f"{where}: not UTF-8") from None
-                    if name.endswith(".jsonl"):
-                        try:
-                            value = orjson.loads(line)
-                        except orjson.JSONDecodeError as error:
-                            raise InvalidRequest(f"{where}: not valid JSON: {error.msg}") from None
-                        if not isinstance(value, dict) or not isinstance(value.get(field), str):
-                            raise InvalidRequest(f"{where}: no string in field {field!r}")
-                        yield Item(value[field], value.get("id"), where)
-                    else:
-                        yield Item(text, None, where)
-        except OSError as error:
-            raise click.ClickException(f"{name}: cannot be read: {error.strerror}") from None
+        for where, line in read_lines(name):
+            if not name.endswith(".jsonl"):
+                yield Item(line, None, where)
+                continue
+            try:
+                value = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                raise InvalidRequest(f"{where}: not valid JSON: {error.msg}") from None
+            if not isinstance(value, dict) or not isinstance(value.get(field), str):
+                raise InvalidRequest(f"{where}: no string in field {field!r}")
+            yield Item(value[field], value.get("id"), where)
 
 
-def batches(items: Iterator[Any]) -> Iterator[list[Any]]:
+def read_twice(inputs: Iterable[str], field: str) -> Iterator[Item]:
+    """The texts that can be looked at before the work, since they can be read again: those of JSONL files.
+
+    A blank line of a text file is no text, so only a field can be empty. Raises as `read`.
+    """
+    return read((name for name in inputs if name.endswith(".jsonl") and Path(name).is_file()), field)
+
+
+def refuse_empty(items: Iterable[Item], hint: str = "") -> None:
+    """Raises InvalidRequest that names every text which is empty."""
+    empty = [item.where for item in items if not item.text]
+    if not empty:
+        return
+    named = ", ".join(empty[:MAX_NAMED]) + (f" and {len(empty) - MAX_NAMED:,} more" if len(empty) > MAX_NAMED else "")
+    what = "1 text is empty" if len(empty) == 1 else f"{len(empty):,} texts are empty"
+    raise InvalidRequest(f"{what}: {named}; a text of at least one character is expected{hint}")
+
+
+def batches(items: Iterator[Each]) -> Iterator[list[Each]]:
     """As many at a time as make full steps."""
     while batch := list(itertools.islice(items, BATCH)):
         yield batch

@@ -87,7 +87,27 @@ class Reducer:
         """Reads a reducer of the model with this fingerprint (`engine.info.fingerprint`).
 
         Raises:
-            CheckpointError: a file is missing, damaged or not a reducer's, or it is another model's. In one line.
+            CheckpointError: as `read` and `check`.
+        """
+        reducer = cls.read(folder)
+        reducer.check(folder, model_fingerprint)
+        return reducer
+
+    def check(self, folder: str | Path, model_fingerprint: str) -> None:
+        """Raises CheckpointError, in one line that names the folder, unless it was fitted to the vectors of this model."""
+        card = self.card
+        if card.model_fingerprint != model_fingerprint:
+            raise CheckpointError(
+                f"{folder}: was fitted to vectors of {card.model}, fingerprint {card.model_fingerprint}; "
+                f"this model's is {model_fingerprint}"
+            )
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Self:
+        """Reads a reducer, whichever model it is for.
+
+        Raises:
+            CheckpointError: a file is missing, damaged or not a reducer's. In one line.
         """
         path = Path(folder)
         try:
@@ -96,11 +116,6 @@ class Reducer:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"])) or "it"
             raise CheckpointError(f"{path / CARD}: is no reducer's card: {where}: {first['msg']}") from None
-        if card.model_fingerprint != model_fingerprint:
-            raise CheckpointError(
-                f"{path}: was fitted to vectors of {card.model}, fingerprint {card.model_fingerprint}; "
-                f"this model's is {model_fingerprint}"
-            )
         try:
             tensors = load(_read(path / WEIGHTS, _MAX_WEIGHTS))
             names = [(f"layers.{number}.weight", f"layers.{number}.bias") for number in range(len(tensors) // 2)]

@@ -1,0 +1,61 @@
+"""Where results go: files that appear when they are complete, and standard output, whose reader may leave."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import click
+
+
+def why_unwritable(path: Path) -> str | None:
+    """Why no file of this name can be written; None where it can. For a look before hours of work."""
+    folder = path.absolute().parent
+    if path.is_dir():
+        return os.strerror(errno.EISDIR)
+    if not folder.exists():
+        return os.strerror(errno.ENOENT)
+    if not folder.is_dir():
+        return os.strerror(errno.ENOTDIR)
+    return None if os.access(folder, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
+
+
+@contextlib.contextmanager
+def open_output(output: str) -> Iterator[IO[bytes]]:
+    """The file to write, or standard output for `-`. A file appears under its name when it is complete, so a run that fails
+    spoils no older one. Raises ClickException."""
+    part = Path(f"{output}.part")
+    try:
+        if output == "-":
+            if sys.stdout is None:
+                raise click.ClickException("standard output is closed")
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
+        else:
+            with part.open("wb") as file:
+                yield file
+            part.replace(output)
+    except BrokenPipeError:
+        raise  # whoever read it has had enough
+    except OSError as error:
+        name = "standard output" if output == "-" else output
+        raise click.ClickException(f"{name}: cannot be written: {error.strerror}") from None
+    finally:
+        if output != "-":
+            part.unlink(missing_ok=True)
+
+
+def drop_unwritable() -> None:
+    """Drops what standard output cannot take, which the interpreter would complain of once more at its end."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
