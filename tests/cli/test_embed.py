@@ -443,7 +443,7 @@ def test_pipe(tiny_checkpoint: Path, vectors: Any) -> None:
 
     done = process("--model", tiny_checkpoint, b"good", b"broken \xff")
     assert (done.returncode, done.stdout) == (1, b"")
-    assert done.stderr.strip().startswith(b"Error: text 1: text has a lone surrogate at character 7")
+    assert done.stderr.strip().startswith(b"Error: text 1 has a lone surrogate at character 7")
 
 
 def test_process_that_fails(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -62,7 +62,13 @@ SERVER_SECONDS = 600.0
     help="What the texts are, in place of an instruction.",
     group="Vectors",
 )
-@option("--dimensions", type=int, metavar="N", help="Leading dimensions to keep; by default all.", group="Vectors")
+@option(
+    "--dimensions",
+    type=int,
+    metavar="N",
+    help="How many leading dimensions to keep; by default as many as the model gives.",
+    group="Vectors",
+)
 @option(
     "--long-input",
     type=click.Choice(["merge", "truncate", "error"]),
@@ -167,9 +173,8 @@ def _check(context: click.Context, url: str | None, output: str) -> None:
     if url is not None:
         for name in MODEL:
             if name != "model" and _is_given(context, name):
-                raise click.UsageError(
-                    f"--{name.replace('_', '-')} is for a model that is loaded here; --url uses the server's"
-                )
+                flag = f"--{name.replace('_', '-')}"
+                raise click.UsageError(f"{flag} is for a model that is loaded here; --url uses the server's")
 
 
 def _is_given(context: click.Context, name: str) -> bool:

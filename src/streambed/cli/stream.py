@@ -46,7 +46,13 @@ _SHOWN = 500
     help="What the text is, in place of an instruction.",
     group="Vectors",
 )
-@option("--dimensions", type=int, metavar="N", help="Leading dimensions to keep; by default all.", group="Vectors")
+@option(
+    "--dimensions",
+    type=int,
+    metavar="N",
+    help="How many leading dimensions to keep; by default as many as the model gives.",
+    group="Vectors",
+)
 @option(
     "--overflow",
     type=click.Choice(["error", "segment"]),
