@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -80,6 +82,14 @@ def test_starts_without_torch(arguments: list[str]) -> None:
 # Errors
 
 
+@pytest.fixture(autouse=True)
+def keep_the_handler() -> Iterator[None]:
+    """main() takes Ctrl-C for the process; here that is pytest's."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -139,6 +149,7 @@ def test_defaults_are_those_of_the_class(settings_of: Any) -> None:
 VALUES: dict[str, tuple[list[str], Any]] = {
     "model": (["./a"], "./a"),
     "revision": (["v1"], "v1"),
+    "allow_unknown_config": ([], True),
     "served_model_name": (["a", "b"], ("a", "b")),
     "host": (["::1"], "::1"),
     "port": (["0"], 0),
@@ -158,7 +169,9 @@ VALUES: dict[str, tuple[list[str], Any]] = {
     "max_batch_tokens": (["64"], 64),
     "special_tokens": (["parse"], "parse"),
     "long_input": (["error"], "error"),
+    "instruction_template": (["Do: {instruction}"], "Do: {instruction}"),
     "accept_token_ids": ([], True),
+    "ignore_unknown_fields": ([], True),
     "max_body": (["1MiB"], 1 << 20),
     "max_requests": (["5"], 5),
     "timeout": (["1.5"], 1.5),

@@ -58,7 +58,7 @@ def test_every_flag_has_its_help_default_and_variable(path: tuple[str, ...]) -> 
         assert flat(option.help or "") in entry
         if option.envvar:
             assert entry.endswith(f"{option.envvar}]"), entry
-        if isinstance(option.default, str | int | float) and not option.is_flag:
+        if isinstance(option.default, str | int | float) and option.default != "" and not option.is_flag:
             value = re.search(r"\[default: (.*?)[;\]]", entry)
             assert value, entry
             written = option.default if option.name == "output" else option.type.convert(value[1], option, None)
