@@ -78,7 +78,8 @@ def test_families_that_word_prompts_otherwise(tmp_path: Path, open_engine: OpenE
         tmp_path / "case", prompts=prompts, vocab_size=151_669, hidden_size=32, unsloth_fixed=True
     )
     write_qwen_tokenizer(directory)
-    settle(directory, tokenizer_config={"tokenizer_class": "Qwen2Tokenizer"})
+    published = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>", "add_bos_token": False}
+    settle(directory, tokenizer_config=published | {"additional_special_tokens": ["<|im_start|>", "<|vision_pad|>"]})
     (directory / "2_Normalize").mkdir()
     settle(directory / "2_Normalize", config={"normalize_embeddings": True})
     reference = getattr(SentenceTransformer(str(directory), device="cpu"), call)
@@ -114,21 +115,34 @@ def test_an_instruction_takes_the_form_of_checkpoint_or_setting(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("file", "change"),
     [
-        {"additional_special_tokens": ["brook"]},
-        {"extra_special_tokens": {"place": "brook"}},
-        {"bos_token": "brook"},
-        {"unk_token": {"content": "brook", "lstrip": False}},
-        {"added_tokens_decoder": {"30000": {"content": "brook", "special": False}}},
-        {"eos_token": {"content": "<|endoftext|>", "lstrip": True}},
+        ("tokenizer_config", {"additional_special_tokens": ["brook"]}),
+        ("tokenizer_config", {"extra_special_tokens": {"place": "brook"}}),
+        ("tokenizer_config", {"bos_token": "brook"}),
+        ("tokenizer_config", {"image_token": "brook"}),
+        ("tokenizer_config", {"unk_token": {"content": "brook", "lstrip": False}}),
+        ("tokenizer_config", {"added_tokens_decoder": {"30000": {"content": "brook", "special": False}}}),
+        ("tokenizer_config", {"eos_token": {"content": "<|endoftext|>", "lstrip": True}}),
+        ("special_tokens_map", {"additional_special_tokens": ["brook"]}),
+        ("special_tokens_map", {"bos_token": {"content": "brook"}}),
+        ("added_tokens", {"brook": 30000}),
     ],
     ids=str,
 )
 def test_tokens_that_the_tokenizer_has_not_are_refused(
-    tmp_path: Path, open_engine: OpenEngine, change: dict[str, Any]
+    tmp_path: Path, open_engine: OpenEngine, file: str, change: dict[str, Any]
 ) -> None:
     """transformers adds them, and a text with one of them becomes other tokens."""
-    directory = settle(make_checkpoint(tmp_path / "case"), tokenizer_config=change)
+    directory = settle(make_checkpoint(tmp_path / "case"), **{file: change})
     with pytest.raises(CheckpointError, match=re.escape("tokenizer.json: the token '")):
         open_engine(directory)
+
+
+def test_tokens_that_the_tokenizer_has_may_be_named(tmp_path: Path, open_engine: OpenEngine) -> None:
+    directory = settle(
+        make_checkpoint(tmp_path / "case"),
+        special_tokens_map={"eos_token": "<|endoftext|>", "pad_token": {"content": "<|endoftext|>", "lstrip": False}},
+        added_tokens={"<|endoftext|>": 20799},
+    )
+    open_engine(directory, max_batch_tokens=8)

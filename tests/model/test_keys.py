@@ -22,6 +22,7 @@ FILES: dict[str, keys.Keys] = {
     "tokenizer_config.json": keys.TOKENIZER,
     "1_Pooling/config.json": keys.POOLING,
     "2_Normalize/config.json": keys.NORMALIZE,
+    "special_tokens_map.json": keys.SPECIAL_TOKENS,
 }
 NESTED = [
     ("config.json", "rope_parameters"),

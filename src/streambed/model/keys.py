@@ -223,13 +223,12 @@ NORMALIZE = Keys(
 )
 """`2_Normalize/config.json`."""
 
-_SPECIAL = "bos_token eos_token pad_token unk_token sep_token cls_token mask_token"
+_TOKENS = "added_tokens_decoder additional_special_tokens extra_special_tokens model_specific_special_tokens"
+SPECIAL_TOKENS = Keys(read=_words(_TOKENS))
+"""`special_tokens_map.json`, beside `bos_token`, `eos_token` and their like."""
+
 TOKENIZER = Keys(
-    read=_words(
-        f"""
-        model_max_length max_len added_tokens_decoder additional_special_tokens extra_special_tokens {_SPECIAL}
-        """
-    ),
+    read=_words(f"model_max_length max_len {_TOKENS}"),
     fixed={
         "add_prefix_space": ((False,), "a space before each text is not supported"),
         "truncation_side": (("right",), "texts are cut at their end"),
@@ -243,13 +242,10 @@ TOKENIZER = Keys(
         add_bos_token add_eos_token split_special_tokens clean_up_tokenization_spaces chat_template errors
         padding_side padding_strategy pad_to_multiple_of pad_token_type_id pad_token_id truncation_strategy max_length stride
         model_input_names legacy use_fast use_default_system_prompt from_slow name_or_path tokenizer_file vocab_file
-        merges_file processor_class special_tokens_map_file backend is_local response_schema model_specific_special_tokens
-        image_token video_token audio_token audio_bos_token audio_eos_token vision_bos_token vision_eos_token
-        local_files_only fix_mistral_regex
+        merges_file processor_class special_tokens_map_file backend is_local response_schema local_files_only
+        fix_mistral_regex
         """
     ),
 )
 """`tokenizer_config.json`. Which tokens stand around a text is said by the post-processor of `tokenizer.json`, and whether
 special tokens in a text are split by a setting of ours."""
-
-SPECIAL_TOKENS = _words(_SPECIAL)

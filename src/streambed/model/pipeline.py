@@ -40,7 +40,7 @@ class Pipeline:
     lower_case: bool = False
     """Whether texts are made lower-case first."""
     named_tokens: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Tokens that `tokenizer_config.json` names, with what it says of them: `tokenizer.json` must have each."""
+    """Tokens that the files beside `tokenizer.json` name, with what they say of them: it must have each."""
 
 
 def read_pipeline(directory: Path, reader: Reader, max_positions: int, hidden_size: int) -> Pipeline:
@@ -48,7 +48,7 @@ def read_pipeline(directory: Path, reader: Reader, max_positions: int, hidden_si
     _check_modules(directory, reader, hidden_size)
     transformer_file, transformer = _read_transformer(directory, reader)
     tokenizer_file, tokenizer = _read_object(directory / "tokenizer_config.json")
-    reader.check(tokenizer_file, tokenizer, keys.TOKENIZER)
+    reader.check(tokenizer_file, _without_tokens(tokenizer), keys.TOKENIZER)
     limits = [max_positions]
     for file, values, key in (
         (transformer_file, transformer, "max_seq_length"),
@@ -70,7 +70,7 @@ def read_pipeline(directory: Path, reader: Reader, max_positions: int, hidden_si
         default_prompt_name=_default_prompt_name(prompts_file, prompts, named),
         default_dimensions=_default_dimensions(prompts_file, prompts, hidden_size),
         lower_case=_truth(transformer_file, transformer, "do_lower_case"),
-        named_tokens=_named_tokens(tokenizer_file, tokenizer),
+        named_tokens=_named_tokens(directory, reader),
     )
 
 
@@ -204,24 +204,38 @@ def _default_dimensions(file: Path, values: Mapping[str, Any], hidden_size: int)
 # Tokens
 
 
-def _named_tokens(file: Path, values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Transformers adds each of these to the tokenizer where it is not there, and then texts with it are other tokens."""
+def _is_token(key: str, value: Any) -> bool:
+    return key.endswith("_token") and isinstance(value, str | dict)
+
+
+def _without_tokens(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if not _is_token(key, value)}
+
+
+def _named_tokens(directory: Path, reader: Reader) -> dict[str, dict[str, Any]]:
+    """transformers adds each of these to the tokenizer where it is not there, and then texts with it are other tokens."""
     found: dict[str, dict[str, Any]] = {}
 
-    def add(key: str, token: Any) -> None:
+    def add(file: Path, key: str, token: Any) -> None:
         about = token if isinstance(token, dict) else {}
         content = about.get("content") if about else token
         if not isinstance(content, str):
             raise CheckpointError(f"{file}: {key} names no token: {str(token)[:120]!r}")
         found.setdefault(content, {}).update(about)
 
-    for key in keys.SPECIAL_TOKENS:
-        if values.get(key) is not None:
-            add(key, values[key])
-    for key in ("additional_special_tokens", "extra_special_tokens", "added_tokens_decoder"):
-        several = values.get(key) or []
-        if not isinstance(several, list | dict):
-            raise CheckpointError(f"{file}: {key} is neither a list nor a JSON object")
-        for token in several.values() if isinstance(several, dict) else several:
-            add(key, token)
+    map_file, tokens = _read_object(directory / "special_tokens_map.json")
+    reader.check(map_file, _without_tokens(tokens), keys.SPECIAL_TOKENS)
+    for file, values in (_read_object(directory / "tokenizer_config.json"), (map_file, tokens)):
+        for key, value in values.items():
+            if _is_token(key, value):
+                add(file, key, value)
+        for key in keys.SPECIAL_TOKENS.read:
+            several = values.get(key) or []
+            if not isinstance(several, list | dict):
+                raise CheckpointError(f"{file}: {key} is neither a list nor a JSON object")
+            for token in several.values() if isinstance(several, dict) else several:
+                add(file, key, token)
+    added_file, added = _read_object(directory / "added_tokens.json")
+    for token in added:
+        add(added_file, token, token)
     return found

@@ -60,7 +60,7 @@ class Tokenizer:
         """One more than the largest token id."""
 
     def check_named(self, tokens: Mapping[str, Mapping[str, Any]]) -> None:
-        """Raises CheckpointError for a token that `tokenizer_config.json` names, and that is not the same one here.
+        """Raises CheckpointError for a token that the files beside this one name, and that is not the same one here.
 
         transformers would add it to the tokenizer, so that texts with it become other tokens there.
         """
@@ -70,8 +70,8 @@ class Tokenizer:
             differs = known and any(known[flag] != about.get(flag, known[flag]) for flag in _TOKEN_FLAGS)
             if known is None or differs:
                 raise CheckpointError(
-                    f"{self._file}: the token {content[:120]!r} of tokenizer_config.json is "
-                    f"{'matched otherwise' if known else 'not among the added tokens'} here; save the tokenizer as a whole"
+                    f"{self._file}: the token {content[:120]!r}, which the files beside it name, is "
+                    f"{'matched otherwise' if known else 'not among its added tokens'}; save the tokenizer as a whole"
                 )
 
     def encode(self, text: str) -> list[int]:
