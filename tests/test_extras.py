@@ -83,8 +83,10 @@ def walk(command, path):
     result = CliRunner().invoke(cli, [*path, "--help"])
     assert result.exit_code == 0 and result.output.startswith("Usage: "), (path, result.output, result.exception)
     print(*path)
-    for name, each in getattr(command, "commands", {}).items():
-        walk(each, [*path, name])
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            walk(command.get_command(context, name), [*path, name])
 
 walk(cli, [])
 for name in streambed.__all__:
@@ -96,7 +98,7 @@ for name in streambed.__all__:
     assert {"serve", "embed", "stream", "doctor", "reduce fit", "reduce eval"} <= set(done.stdout.splitlines())
 
 
-def test_client_and_stream_command_need_no_extra(live: Live) -> None:
+def test_client_and_the_commands_that_use_a_server_need_no_extra(live: Live) -> None:
     done = run(
         """
 from streambed import Client
@@ -107,9 +109,10 @@ with Client(sys.argv[1]) as client, client.open_stream() as stream:
         live.url,
     )
     assert (done.returncode, done.stdout) == (0, "2 True\n"), done.stderr
-    done = run(COMMAND, "stream", "--url", live.url, input="a text")
-    assert done.returncode == 0, done.stderr
-    assert "embedding" in done.stdout
+    for command in (["stream", "--url", live.url], ["embed", "--url", live.url]):
+        done = run(COMMAND, *command, input="a text\n")
+        assert done.returncode == 0, done.stderr
+        assert "embedding" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["Engine", "Session"])

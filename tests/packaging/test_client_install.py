@@ -131,13 +131,14 @@ asyncio.run(use())
 """
 
 
-def test_clients_and_the_stream_command_work(client: Environment, server: Process) -> None:
+def test_clients_and_the_commands_that_use_a_server_work(client: Environment, server: Process) -> None:
     url = f"http://127.0.0.1:{server.port}"
     done = client.run("python", "-c", USE, url)
     assert (done.returncode, done.stdout) == (0, "1.0\n(2, 384)\n"), done.stderr
-    done = client.run("streambed", "stream", "--url", url, input="a brook")
-    assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout)["embedding"]) == 384
+    for command in ("stream", "embed"):
+        done = client.run("streambed", command, "--url", url, input="a brook\n")
+        assert done.returncode == 0, done.stderr
+        assert len(json.loads(done.stdout)["embedding"]) == 384
 
 
 @pytest.mark.parametrize("command", [[], ["serve"], ["embed"], ["stream"], ["doctor"], ["reduce"], ["reduce", "fit"]])
