@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from streambed.errors import InvalidRequest
-from streambed.text.strings import describe
 
 
 def check_choice(name: str, value: object, choices: Sequence[str | None]) -> None:
@@ -20,14 +19,15 @@ def check_choice(name: str, value: object, choices: Sequence[str | None]) -> Non
     raise InvalidRequest(f"{name} is {reprlib.repr(value)}; {expected} is expected", name)
 
 
-def as_integer(name: str, value: object, least: int = 1) -> int:
-    """The number as an int, NumPy's too. Raises InvalidRequest for what is none, or less than `least`."""
+def as_integer(name: str, value: object, least: int | None = 1) -> int:
+    """The number as an int, NumPy's too. Raises InvalidRequest for what is none, or less than `least` if there is one."""
     try:
         number = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         number = None
-    if number is None or number < least:
-        raise InvalidRequest(f"{name} is {reprlib.repr(value)}; an integer of at least {least} is expected", name)
+    if number is None or (least is not None and number < least):
+        bound = "" if least is None else f" of at least {least}"
+        raise InvalidRequest(f"{name} is {reprlib.repr(value)}; an integer{bound} is expected", name)
     return number
 
 
@@ -51,3 +51,8 @@ def as_every(every: object) -> Literal["sentence"] | int:
     except InvalidRequest:
         message = f"every is {reprlib.repr(every)}; 'sentence' or a number of tokens, at least 1, is expected"
         raise InvalidRequest(message, "every") from None
+
+
+def describe(value: object) -> str:
+    """What somebody gave instead: None, or the name of its type."""
+    return "None" if value is None else type(value).__name__

@@ -21,6 +21,10 @@ from typing import Any, ClassVar
 class StreambedError(Exception):
     """Everything that Streambed raises on purpose."""
 
+    partial: Any = None
+    """What a client's `embed` had before one of its requests failed: float32 [texts, dimensions], with NaN in the rows that
+    are missing; None if there was nothing."""
+
 
 class CheckpointError(StreambedError):
     """A checkpoint is missing, damaged or not one that Streambed can serve. One line: file and cause."""
@@ -30,7 +34,15 @@ class CheckpointError(StreambedError):
 
 
 class SettingsError(StreambedError):
-    """A setting is out of range or contradicts another. One line: setting and cause."""
+    """A setting is out of range or contradicts another. One line: setting and cause.
+
+    argument: of the library, if it is one that the message goes on about; a command line has a flag in its place.
+    """
+
+    def __init__(self, message: str, argument: str | None = None) -> None:
+        super().__init__(message if argument is None else f"{argument} {message}")
+        self.by_flag = message if argument is None else f"--{argument.replace('_', '-')} {message}"
+        """The same for who gave a flag."""
 
 
 class ConnectionLost(StreambedError):

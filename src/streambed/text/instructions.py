@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from streambed.errors import InvalidRequest, SettingsError
+from streambed.text.strings import check_ways
 
 QWEN_TEMPLATE = "Instruct: {instruction}\nQuery:"
 """There is no space after `Query:`; the model was trained so."""
@@ -41,12 +42,9 @@ class Prompts:
         Qwen's task for web search stands before a query.
 
         Raises:
-            InvalidRequest: two ways at once, or an unknown name.
+            InvalidRequest: two ways at once, a wrong value, or an unknown name.
         """
-        given = {"instruction": instruction, "prompt_name": prompt_name, "input_type": input_type}
-        used = [name for name, value in given.items() if value is not None]
-        if len(used) > 1:
-            raise InvalidRequest(f"{' and '.join(used)} exclude each other; give one of them", used[1])
+        check_ways(instruction, prompt_name, input_type)
         if instruction is not None:
             return self.template.replace(_PLACE, instruction)
         if prompt_name is not None:
@@ -61,9 +59,7 @@ class Prompts:
                 return self.named.get("query", "")
             case "query":
                 return self.template.replace(_PLACE, _DEFAULT_QUERY_TASK)
-            case "document":
-                return self.named.get("document", "")
-        raise InvalidRequest("input_type is unknown; 'query' or 'document' is expected", "input_type")
+        return self.named.get("document", "")
 
 
 def find_template(named: Mapping[str, str]) -> str:
@@ -78,5 +74,5 @@ def parse_template(text: str) -> str:
     r"""A template as a user writes it, where `\n` and `\t` may stand for themselves. Raises SettingsError."""
     template = text.replace("\\n", "\n").replace("\\t", "\t")
     if template.count(_PLACE) != 1:
-        raise SettingsError(f"instruction_template is {text!r}; {_PLACE} is expected in it once")
+        raise SettingsError(f"is {text!r}; {_PLACE} is expected in it once", "instruction_template")
     return template

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
+from streambed.arguments import check_choice, describe
 from streambed.errors import InvalidRequest
 
 Empty = Literal["error", "null"]
@@ -75,9 +76,16 @@ def find_texts(texts: Sequence[str], empty: Empty = "error") -> list[int]:
     return [index for index, text in enumerate(texts) if text]
 
 
-def describe(value: object) -> str:
-    """What somebody gave instead: None, or the name of its type."""
-    return "None" if value is None else type(value).__name__
+def check_ways(instruction: str | None, prompt_name: str | None, input_type: str | None) -> None:
+    """Raises InvalidRequest for what no checkpoint's prompts can answer: two ways at once, or a wrong value."""
+    given = {"instruction": instruction, "prompt_name": prompt_name, "input_type": input_type}
+    used = [name for name, value in given.items() if value is not None]
+    if len(used) > 1:
+        raise InvalidRequest(f"{' and '.join(used)} exclude each other; give one of them", used[1])
+    check_choice("input_type", input_type, (None, "query", "document"))
+    for name in ("instruction", "prompt_name"):
+        if (value := given[name]) is not None:
+            check_text(value, name)
 
 
 def common_prefix(a: str, b: str) -> int:

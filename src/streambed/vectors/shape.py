@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from streambed.arguments import as_integer
 from streambed.errors import Internal, InvalidRequest
 
 MIN_DIMENSIONS = 32
@@ -18,11 +19,11 @@ EncodingFormat = Literal["float", "base64", "int8", "ubinary"]
 
 def check_dimensions(dimensions: int | None, hidden_size: int) -> None:
     """Raises InvalidRequest unless `dimensions` is None or within 32..hidden_size."""
-    if dimensions is not None and not min(MIN_DIMENSIONS, hidden_size) <= dimensions <= hidden_size:
-        raise InvalidRequest(
-            f"dimensions is {dimensions}; this model gives {min(MIN_DIMENSIONS, hidden_size)} to {hidden_size}",
-            "dimensions",
-        )
+    if dimensions is None:
+        return
+    least = min(MIN_DIMENSIONS, hidden_size)
+    if not least <= as_integer("dimensions", dimensions, None) <= hidden_size:
+        raise InvalidRequest(f"dimensions is {dimensions}; this model gives {least} to {hidden_size}", "dimensions")
 
 
 def shorten(hidden: NDArray[np.float32], dimensions: int | None = None) -> NDArray[np.float32]:
@@ -40,6 +41,13 @@ def shorten(hidden: NDArray[np.float32], dimensions: int | None = None) -> NDArr
         raise Internal("the model gave a vector without a direction for this text")
     unit: NDArray[np.float32] = (cut / lengths).astype(np.float32)
     return unit
+
+
+def spread(vectors: NDArray[np.float32], places: Sequence[int], count: int) -> NDArray[np.float32]:
+    """float32 [len(places), dimensions] as the rows `places` of [count, dimensions]; the others are NaN."""
+    rows = np.full((count, vectors.shape[1]), np.nan, dtype=np.float32)
+    rows[list(places)] = vectors
+    return rows
 
 
 def merge(hidden: NDArray[np.float32], weights: Sequence[Sequence[int]]) -> NDArray[np.float32]:
