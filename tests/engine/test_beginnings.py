@@ -106,10 +106,6 @@ def test_dimensions(small_engine: Engine) -> None:
     assert abs(np.linalg.norm(short) - 1) < 1e-6
 
 
-def test_the_empty_text_has_none(small_engine: Engine) -> None:
-    assert small_engine.prefix_embeddings("") == []
-
-
 def test_bad_arguments(small_engine: Engine) -> None:
     for arguments in ({"offsets": [0]}, {"offsets": [2, 1]}, {"offsets": [9]}, {"every": 0}, {"dimensions": 3}):
         with pytest.raises(InvalidRequest):

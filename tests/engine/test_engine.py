@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,10 +61,9 @@ def test_embed(tiny_engine: Engine) -> None:
 
 
 def test_embed_refuses(tiny_engine: Engine) -> None:
-    with pytest.raises(InvalidRequest, match="list of strings"):
-        tiny_engine.embed("one string")
-    with pytest.raises(InvalidRequest, match="surrogate"):
+    with pytest.raises(InvalidRequest, match=r"texts\[1\] has a lone surrogate at character 4") as caught:
         tiny_engine.embed(["good", "bad \udfff"])
+    assert caught.value.param == "input[1]"
     with pytest.raises(InvalidRequest, match="exclude each other"):
         tiny_engine.embed(["x"], instruction="a", input_type="query")
     for dimensions in (31, 65, 0, -1):
@@ -71,6 +72,86 @@ def test_embed_refuses(tiny_engine: Engine) -> None:
     with pytest.raises(TooLarge, match=r"text 1 has 601 tokens .* limit is 512") as error:
         tiny_engine.embed(["good", " the" * 600])
     assert error.value.param == "input[1]"
+
+
+def test_any_iterable_of_texts(tiny_engine: Engine) -> None:
+    texts = ["one", "two words", "три"]
+    wanted = tiny_engine.embed(texts)
+    for given in (tuple(texts), iter(texts), (text for text in texts), dict.fromkeys(texts).keys(), np.array(texts)):
+        assert (tiny_engine.embed(given) * wanted).sum(-1).min() >= 0.99999
+    assert tiny_engine.embed("one").shape == (1, 64)
+    assert tiny_engine.embed(iter(())).shape == (0, 64)
+
+
+def test_empty_texts(tiny_engine: Engine) -> None:
+    texts = ["", "one", "", " the" * 600, ""]
+    steps = tiny_engine.stats().steps
+    with pytest.raises(InvalidRequest, match=r"texts\[0\], texts\[2\] and texts\[4\] are empty") as caught:
+        tiny_engine.embed(texts)
+    assert caught.value.details == {"indexes": [0, 2, 4]}
+    with pytest.raises(TooLarge, match="text 3 ") as too_large:  # the caller's number, not that of what is computed
+        tiny_engine.embed(texts, empty="null")
+    assert too_large.value.param == "input[3]"
+    assert tiny_engine.stats().steps == steps
+    vectors = tiny_engine.embed(texts, empty="null", long_input="truncate", dimensions=32)
+    assert (vectors.shape, vectors.dtype) == ((5, 32), np.float32)
+    assert np.isnan(vectors).all(axis=1).tolist() == [True, False, True, False, True]
+    assert vectors[1] @ tiny_engine.embed("one", dimensions=32)[0] >= 0.99999
+    assert np.isnan(tiny_engine.embed(["", ""], empty="null")).all()
+    with pytest.raises(InvalidRequest, match="text is empty"):
+        tiny_engine.prefix_embeddings("")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"input_type": "quary"}, "input_type is 'quary'; 'query' or 'document' is expected"),
+        ({"long_input": "cut"}, "long_input is 'cut'; 'merge', 'truncate' or 'error' is expected"),
+        ({"empty": None}, "empty is None; 'error' or 'null' is expected"),
+        ({"dimensions": "64"}, "dimensions is '64'; an integer is expected"),
+        ({"dimensions": 64.0}, "dimensions is 64.0; an integer is expected"),
+        ({"dimensions": True}, "dimensions is True; an integer is expected"),
+        ({"instruction": 3}, "instruction is int; a string is expected"),
+        ({"prompt_name": b"code"}, "prompt_name is bytes; a string is expected"),
+    ],
+)
+def test_wrong_arguments_of_embed(tiny_engine: Engine, wrong: dict[str, Any], named: str) -> None:
+    with pytest.raises(InvalidRequest, match=re.escape(named)):
+        tiny_engine.embed([], **wrong)
+
+
+def test_wrong_arguments_of_the_others(tiny_engine: Engine) -> None:
+    for wrong, named in (
+        ({"every": "word"}, "every is 'word'; 'sentence' or a number of tokens"),
+        ({"every": 0}, "every is 0; 'sentence' or a number of tokens"),
+        ({"every": 2.0}, "every is 2.0"),
+        ({"offsets": 3}, "offsets is int; a list of integers"),
+        ({"offsets": [1, "2"]}, r"offsets[1] is '2'; an integer"),
+        ({"offsets": "12"}, "offsets is str"),
+    ):
+        with pytest.raises(InvalidRequest, match=re.escape(named)):
+            tiny_engine.prefix_embeddings("a text", **wrong)  # type: ignore[arg-type]
+    found = tiny_engine.prefix_embeddings("a text", offsets=np.array([2, 6]), dimensions=np.int64(32))  # type: ignore[arg-type]
+    assert [offset for offset, _ in found] == [2, 6]
+    for call, named in (
+        (lambda: tiny_engine.prefix_embeddings(None), "text is None; a string is expected"),  # type: ignore[arg-type]
+        (lambda: tiny_engine.open_session(b"a"), "text is bytes; a string is expected"),  # type: ignore[arg-type]
+        (lambda: tiny_engine.open_session(overflow="grow"), "overflow is 'grow'; 'error' or 'segment'"),  # type: ignore[arg-type]
+        (lambda: tiny_engine.open_session(input_type="q"), "input_type is 'q'"),
+    ):
+        with pytest.raises(InvalidRequest, match=re.escape(named)):
+            call()
+    with tiny_engine.open_session("abc") as session:
+        for change, named in (
+            (lambda: session.append(3), "text is int"),  # type: ignore[arg-type]
+            (lambda: session.set(None), "text is None"),  # type: ignore[arg-type]
+            (lambda: session.replace("0", 1, "x"), "start is '0'; an integer is expected"),  # type: ignore[arg-type]
+            (lambda: session.replace(0, None, "x"), "end is None; an integer is expected"),  # type: ignore[arg-type]
+            (lambda: session.embedding(dimensions="32"), "dimensions is '32'"),  # type: ignore[arg-type]
+        ):
+            with pytest.raises(InvalidRequest, match=re.escape(named)):
+                change()
+        assert (session.text, session.revision) == ("abc", 1)
 
 
 def test_a_growing_text_is_computed_from_where_it_changed(open_engine: Callable[..., Engine]) -> None:
@@ -146,9 +227,15 @@ def test_ten_texts_that_fit_take_one_step(open_engine: Callable[..., Engine]) ->
 
 
 def test_settings_are_refused_before_loading(tiny_checkpoint: Path) -> None:
-    for bad in ({"dtype": "float16"}, {"device": "tpu"}, {"device": "mps"}, {"max_batch_tokens": 0}, {"kv_memory": 1}):
-        with pytest.raises(SettingsError, match="--"):
+    for bad in (
+        {"dtype": "float16"}, {"dtype": None}, {"dtype": 16}, {"device": "tpu"}, {"device": 0}, {"device": None},
+        {"max_batch_tokens": 0}, {"max_batch_tokens": 1.5}, {"kv_memory": 1}, {"kv_memory": "4GB"}, {"kv_memory": True},
+        {"special_tokens": "keep"}, {"special_tokens": None},
+    ):  # fmt: skip
+        (name,) = bad
+        with pytest.raises(SettingsError, match=f"^{name} is ") as caught:
             Engine.load(str(tiny_checkpoint), **bad)  # type: ignore[arg-type]
+        assert caught.value.by_flag.startswith(f"--{name.replace('_', '-')} is ")
     with pytest.raises(SettingsError, match=r"sees \d CUDA devices"):
         Engine.load(str(tiny_checkpoint), device="cuda:7")
 

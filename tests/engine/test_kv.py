@@ -168,7 +168,7 @@ def test_a_window_need_not_end_with_a_page() -> None:
 
 
 def test_too_little_is_refused_at_the_start() -> None:
-    with pytest.raises(SettingsError, match=r"--kv-memory is [\d,]+ bytes; .* at least"):
+    with pytest.raises(SettingsError, match=r"^kv_memory is [\d,]+ bytes; .* at least"):
         memory(PAGE - 1)
 
 
@@ -193,5 +193,5 @@ def test_systems_that_do_not_say_how_much_memory_they_have(
 
     assert physical_memory(CPU) > 0
     monkeypatch.setattr(os, "sysconf", sysconf)
-    with pytest.raises(SettingsError, match="--kv-memory is needed"):
+    with pytest.raises(SettingsError, match=r"^kv_memory is needed"):
         physical_memory(CPU)

@@ -12,18 +12,22 @@ from collections.abc import Sequence as Sequence_
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, NamedTuple, Self
+from typing import Literal, Self, get_args
 
 import numpy as np
 import torch
 
+from streambed.arguments import as_every, as_offsets, check_choice
 from streambed.engine.beginnings import Beginnings
 from streambed.engine.kv import KVMemory, physical_memory
 from streambed.engine.prefixes import Prefixes
 from streambed.engine.runner import Runner, choose_device, choose_dtype
 from streambed.engine.scheduler import Scheduler
 from streambed.engine.sequence import Embedding, Lane, Sequence, Task, Vectors
-from streambed.engine.session import Overflow, Session
+from streambed.engine.session import OVERFLOW, Overflow, Session
+from streambed.engine.stats import EngineStats as EngineStats
+from streambed.engine.stats import LaneStats
+from streambed.engine.stats import StepReport as StepReport
 from streambed.errors import (
     CheckpointError,
     DeadlineExceeded,
@@ -36,12 +40,14 @@ from streambed.errors import (
 )
 from streambed.model.checkpoint import BUILTIN, Checkpoint, find_checkpoint
 from streambed.model.weights import load_network
+from streambed.process import ProcessBound
 from streambed.text.cuts import check_offsets, cut, sentence_ends, token_ends
 from streambed.text.incremental import IncrementalTokenizer, Splits
 from streambed.text.instructions import QWEN_TEMPLATE, Prompts, find_template, parse_template
 from streambed.text.segments import Document, LongInput, Segment, check_room, segments
-from streambed.text.tokenizer import SpecialTokens, Tokenizer, check_text
-from streambed.vectors.shape import check_dimensions, merge, shorten
+from streambed.text.strings import Empty, check_text, find_texts, list_texts
+from streambed.text.tokenizer import SpecialTokens, Tokenizer
+from streambed.vectors.shape import check_dimensions, merge, shorten, spread
 
 logger = logging.getLogger(__name__)
 
@@ -87,48 +93,10 @@ class EngineInfo:
     """Steps that cost up to so many rows run on one thread; 0 where none does."""
 
 
-class StepReport(NamedTuple):
-    """A step that has run, for whoever counts."""
+class Engine(ProcessBound):
+    """A loaded model with its thread. Safe to use from any thread of the process that loaded it."""
 
-    rows: int
-    """Probes included."""
-    probes: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class LaneStats:
-    """What of a lane has not begun."""
-
-    waiting: int
-    oldest_s: float
-
-
-@dataclass(frozen=True)
-class EngineStats:
-    """Counters since the start and gauges of now."""
-
-    steps: int
-    rows: int
-    """Rows computed, probes included."""
-    padding: int
-    """Rows that were computed beside them and thrown away."""
-    cached_tokens: int
-    """Tokens that finished tasks found computed already."""
-    waiting: int
-    lanes: dict[str, LaneStats]
-    sessions: int
-    cached_texts: int
-    evictions: int
-    rebuilds: int
-    """Texts that were computed again since their KV was evicted."""
-    kv_bytes: int
-    last_progress_s: float
-    """Seconds since a step ended or the engine was idle."""
-
-
-class Engine:
-    """A loaded model with its thread. Safe to use from any thread."""
+    instead = "load an engine in each process that needs one, or serve one to all and use Client"
 
     def __init__(
         self,
@@ -154,8 +122,11 @@ class Engine:
         """
         chosen_device = choose_device(device)
         chosen_dtype = choose_dtype(dtype, chosen_device, checkpoint.is_builtin)
-        if max_batch_tokens is not None and max_batch_tokens < 1:
-            raise SettingsError(f"--max-batch-tokens is {max_batch_tokens}; at least 1 is expected")
+        for name, number in (("max_batch_tokens", max_batch_tokens), ("kv_memory", kv_memory)):
+            if number is not None and (type(number) is not int or number < 1):
+                raise SettingsError(f"is {number!r}; an integer of at least 1 is expected", name)
+        if special_tokens not in (modes := get_args(SpecialTokens)):
+            raise SettingsError(f"is {special_tokens!r}; {' or '.join(modes)} is expected", "special_tokens")
         self.checkpoint = checkpoint
         pipeline = checkpoint.pipeline
         self.tokenizer = Tokenizer(checkpoint.tokenizer_file, special_tokens, pipeline.lower_case)
@@ -206,6 +177,7 @@ class Engine:
         # all teams together outnumber the cores it puts them to sleep between loops: loading here cost 40 % of speed.
         self._thread = threading.Thread(target=self._serve, args=(load, loaded), name="streambed-engine", daemon=True)
         self._thread.start()
+        super().__init__()
         weights, rows = loaded.result()
         kind = str(chosen_dtype).removeprefix("torch.")
         self.info = EngineInfo(
@@ -267,15 +239,19 @@ class Engine:
 
     def embed(
         self,
-        texts: Sequence_[str],
+        texts: str | Iterable[str],
         *,
         instruction: str | None = None,
         prompt_name: str | None = None,
         input_type: str | None = None,
         dimensions: int | None = None,
         long_input: LongInput = "error",
+        empty: Empty = "error",
     ) -> Vectors:
-        """Embeds texts: float32 [len(texts), dimensions], of unit length, in the order given.
+        """Embeds texts: float32 [number of texts, dimensions], of unit length, in the order given.
+
+        texts: any iterable of strings; one string gives [1, dimensions]. empty: an empty text is an error, or with `null`
+        its row is NaN and the others are computed.
 
         At most one of instruction, prompt_name and input_type says what the vectors are for. dimensions: 32 to the
         model's own; by default the checkpoint's `truncate_dim`, or all. long_input: what to do with a text beyond the
@@ -283,14 +259,19 @@ class Engine:
         weighted by tokens.
 
         Raises:
-            InvalidRequest: a wrong argument or a text with a lone surrogate.
-            TooLarge: a text is longer than the window.
+            InvalidRequest: a wrong argument, an item that is no text, or empty texts, which `details` lists as
+            `{"indexes": [...]}`; before anything is computed. TooLarge: a text is longer than the window.
         """
-        if isinstance(texts, str):
-            raise InvalidRequest("texts is one string; give a list of strings")
+        self.check_open()
+        texts = list_texts(texts)
+        check_choice("long_input", long_input, get_args(LongInput))
+        check_choice("empty", empty, get_args(Empty))
         self.choose_dimensions(dimensions)
         prompt = self.prompt(instruction, prompt_name, input_type)
-        return self.embed_documents(self.divide(texts, prompt, long_input), dimensions)
+        places = find_texts(texts, empty)
+        documents = self.divide(texts, prompt, long_input)
+        vectors = self.embed_documents([documents[place] for place in places], dimensions)
+        return vectors if len(places) == len(texts) else spread(vectors, places, len(texts))
 
     def embed_documents(self, documents: Sequence_[Document], dimensions: int | None = None) -> Vectors:
         """Embeds what `divide` made: float32 [len(documents), dimensions], of unit length. Raises as `embed`."""
@@ -310,7 +291,7 @@ class Engine:
         text: str,
         *,
         every: Literal["sentence"] | int = "sentence",
-        offsets: Sequence_[int] | None = None,
+        offsets: Iterable[int] | None = None,
         instruction: str | None = None,
         prompt_name: str | None = None,
         input_type: str | None = None,
@@ -322,20 +303,21 @@ class Engine:
         whole text comes last. offsets: these places instead, in code points, rising. The rest as in `embed`.
 
         Raises:
-            InvalidRequest, TooLarge: as `embed`; offsets that do not rise within the text.
+            InvalidRequest, TooLarge: as `embed`; an empty text, offsets that do not rise within it.
         """
+        self.check_open()
+        check_text(text)
+        if not text:
+            raise InvalidRequest("text is empty; it has no beginnings", "text")
         dimensions = self.choose_dimensions(dimensions)
-        if offsets is None:
-            offsets = self.places(text, every)
-        beginnings = self.beginnings(text, offsets, self.prompt(instruction, prompt_name, input_type))
+        places = self.places(text, as_every(every)) if offsets is None else as_offsets(offsets)
+        beginnings = self.beginnings(text, places, self.prompt(instruction, prompt_name, input_type))
         futures = self.submit_beginnings(beginnings)
         try:
             found = [future.result() for future in futures]
         finally:
             for future in futures:
                 future.cancel()
-        if not found:
-            return []
         vectors = shorten(beginnings.vectors(found), dimensions)
         return [(cut.offset, vector) for cut, vector in zip(beginnings.cuts, vectors, strict=True)]
 
@@ -359,6 +341,9 @@ class Engine:
             InvalidRequest: a wrong argument or a lone surrogate. TooLarge: the text is longer than the window, or the
             instruction leaves no room for segments.
         """
+        self.check_open()
+        check_text(text)
+        check_choice("overflow", overflow, OVERFLOW)
         prompt = self.prompt(instruction, prompt_name, input_type)
         tokenizer = IncrementalTokenizer(self.splits, prompt)
         tokenizer.set("", self.info.max_tokens - 1)
@@ -558,7 +543,7 @@ class Engine:
         self._call(lambda: self._scheduler.check_integrity())
 
     def check_open(self) -> None:
-        """Raises NotReady unless it takes work."""
+        """Raises NotReady unless it takes work, which it does in the process that loaded it alone."""
         if self._broken is not None:
             raise NotReady(self._broken)
         if self._closing:
@@ -603,6 +588,10 @@ class Engine:
             self._lock.notify()
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout)
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Condition()
+        self._broken = f"the engine belongs to process {self._home}, which loaded it; {self.instead}"
 
     # The thread
 

@@ -99,7 +99,8 @@ class KVMemory:
         self.budget = budget
         if budget < self.charge(min(64, slots)):
             raise SettingsError(
-                f"--kv-memory is {budget:,} bytes; this model needs at least {self.charge(min(64, slots)):,} for 64 tokens"
+                f"is {budget:,} bytes; this model needs at least {self.charge(min(64, slots)):,} for 64 tokens",
+                "kv_memory",
             )
         self.max_slots = min(slots, budget // self.bytes_per_slot // self._slots_per_page * self._slots_per_page)
         """The longest text that fits in the budget alone: what is admitted can always run."""
@@ -228,7 +229,7 @@ def physical_memory(device: torch.device) -> int:
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError):
-        raise SettingsError("--kv-memory is needed: this system does not say how much memory it has") from None
+        raise SettingsError("is needed: this system does not say how much memory it has", "kv_memory") from None
     for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
             with open(file) as limit:

@@ -122,15 +122,15 @@ def choose_device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        chosen = torch.device(device)
+        chosen = torch.device(str(device))
     except RuntimeError:
-        raise SettingsError(f"--device is {device!r}; auto, cpu, cuda, cuda:N or mps is expected") from None
+        raise SettingsError(f"is {device!r}; auto, cpu, cuda, cuda:N or mps is expected", "device") from None
     if chosen.type not in ("cpu", "cuda", "mps"):
-        raise SettingsError(f"--device is {device!r}; auto, cpu, cuda, cuda:N or mps is expected")
+        raise SettingsError(f"is {device!r}; auto, cpu, cuda, cuda:N or mps is expected", "device")
     if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise SettingsError(f"--device is {device!r}, but PyTorch sees no GPU of Apple's here")
+        raise SettingsError(f"is {device!r}, but PyTorch sees no GPU of Apple's here", "device")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise SettingsError(f"--device is {device!r}, but PyTorch sees {torch.cuda.device_count()} CUDA devices here")
+        raise SettingsError(f"is {device!r}, but PyTorch sees {torch.cuda.device_count()} CUDA devices here", "device")
     return chosen
 
 
@@ -138,9 +138,11 @@ def choose_dtype(dtype: str, device: torch.device, builtin: bool) -> torch.dtype
     """`auto` is float32 for the built-in model, bfloat16 where the processor multiplies it natively, else float32."""
     if dtype == "auto":
         return torch.bfloat16 if not builtin and _multiplies_bfloat16(device) else torch.float32
-    chosen = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(dtype)
+    chosen = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(str(dtype))
     if chosen is None:
-        raise SettingsError(f"--dtype is {dtype!r}; auto, float32 or bfloat16 is expected (float16 overflows on Qwen3)")
+        raise SettingsError(
+            f"is {dtype!r}; auto, float32 or bfloat16 is expected (float16 overflows on Qwen3)", "dtype"
+        )
     return chosen
 
 

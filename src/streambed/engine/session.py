@@ -8,16 +8,18 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streambed.arguments import as_integer
 from streambed.engine.sequence import Embedding, Sequence
 from streambed.errors import InvalidRequest, NotFound, TooLarge
+from streambed.process import ProcessBound
 from streambed.text.incremental import IncrementalTokenizer
 from streambed.text.segments import Segment, segments
-from streambed.text.strings import common_prefix
+from streambed.text.strings import check_text, common_prefix
 from streambed.vectors.shape import shorten
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class Snapshot(NamedTuple):
 
 
 Overflow = Literal["error", "segment"]
+OVERFLOW = get_args(Overflow)
 """What becomes of a text that outgrows the window: see `Engine.open_session`."""
 MAX_ENDED = 1024
 """Ended segments that wait to be taken; older ones go."""
@@ -59,12 +62,15 @@ class EndedSegment:
         return vector
 
 
-class Session:
+class Session(ProcessBound):
     """Made by `Engine.open_session`. Safe to use from any thread; changes apply in the order of the calls.
 
     Changes return at once; their rows are computed in the background. Positions count code points. Tokenizer and sequence
-    hold the segment that grows, which is the whole text unless `overflow` is `segment`.
+    hold the segment that grows, which is the whole text unless `overflow` is `segment`. In a child of `fork` it raises
+    NotReady.
     """
+
+    instead = "open a session on an engine of each process that needs one"
 
     def __init__(
         self,
@@ -86,6 +92,7 @@ class Session:
         self._ended: deque[EndedSegment] = deque(maxlen=MAX_ENDED)
         self._closed = False
         self._lock = threading.Lock()
+        super().__init__()
         engine.opened()
 
     def __enter__(self) -> Self:
@@ -179,6 +186,7 @@ class Session:
 
     def set(self, text: str) -> int:
         """Makes `text` the whole text; what it shares with the old one at its start is kept. Raises as `replace`."""
+        check_text(text)
         with self._lock:
             old = self._before + self._tokenizer.text
             same = common_prefix(old, text)
@@ -240,6 +248,8 @@ class Session:
 
     def _change(self, start: int, end: int, text: str) -> int:
         self._check_open()
+        check_text(text)
+        start, end = as_integer("start", start, None), as_integer("end", end, None)
         first, limit = len(self._before), self._engine.info.max_tokens - 1
         if not 0 <= start <= end <= first + self._tokenizer.length:
             raise InvalidRequest(f"range [{start}, {end}) is not within the text's {first + self._tokenizer.length}")
@@ -292,6 +302,10 @@ class Session:
             self._ended.append(EndedSegment(self._segment, start, end, len(part.ids), future, engine.choose_dimensions))
             self._segment += 1
         self._before += text[:rest]
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
+        self._ended.clear()  # their vectors come to the parent alone
 
     def _check_open(self) -> None:
         if self._closed:
