@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import random
+import shutil
 import socket
+import ssl
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
+import uvicorn
 
 from streambed import Engine
-from tests.server.conftest import engine, live, prompted_checkpoint, serve, session_live
+from streambed.server.listener import listen
+from tests.server.conftest import Live, engine, live, prompted_checkpoint, serve, session_live, until
 
 __all__ = ["engine", "live", "prompted_checkpoint", "serve", "session_live"]
 
@@ -154,3 +161,65 @@ def whole(engine: Engine) -> Callable[..., np.ndarray]:
         return engine.embed([text], **options)[0]  # type: ignore[arg-type]
 
     return embed
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """Files of a certificate that signs itself, for a server on the loopback and for a client alike."""
+
+    cert: Path
+    key: Path
+    locked_key: Path
+    """The same key, under the password `secret`."""
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl here to make a certificate with")
+    folder = tmp_path_factory.mktemp("certificates")
+    files = Certificates(folder / "cert.pem", folder / "key.pem", folder / "locked.pem")
+    make = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost "
+        "-addext subjectAltName=IP:127.0.0.1,DNS:localhost"
+    )
+    lock = "openssl rsa -aes128 -passout pass:secret"
+    for command in (
+        [*make.split(), "-keyout", files.key, "-out", files.cert],
+        [*lock.split(), "-in", files.key, "-out", files.locked_key],
+    ):
+        subprocess.run(command, capture_output=True, check=True)
+    return files
+
+
+ServeTLS = Callable[..., str]
+
+
+@pytest.fixture
+def serve_tls(live: Live, certificates: Certificates) -> Iterator[ServeTLS]:
+    """The same application behind TLS; gives its URL. `ask=True` takes only clients with a certificate of their own."""
+    running: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def start(ask: bool = False) -> str:
+        listener = listen("127.0.0.1", 0)
+        config = uvicorn.Config(
+            live.app,
+            lifespan="off",
+            log_config=None,
+            ssl_certfile=certificates.cert,
+            ssl_keyfile=certificates.key,
+            ssl_ca_certs=str(certificates.cert),
+            ssl_cert_reqs=ssl.CERT_REQUIRED if ask else ssl.CERT_NONE,
+        )
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        running.append((server, thread))
+        until(lambda: server.started)
+        return f"https://127.0.0.1:{listener.getsockname()[1]}"
+
+    yield start
+    for server, thread in running:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()

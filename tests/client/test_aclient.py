@@ -6,6 +6,7 @@ import asyncio
 import functools
 import json
 import random
+import re
 import subprocess
 import sys
 import time
@@ -98,8 +99,8 @@ def test_embed_gives_one_row_a_text(live: Live, engine: Engine) -> None:
             assert agree(several, engine.embed(["a brook", "小川 🌊", "a brook"]))
             assert agree(one[0], several[2])
             assert (await client.embed(("a", "b"))).shape == (2, 64)
-            assert (await client.embed([])).shape == (0, 0)
-            assert (await client.embed([], dimensions=32)).shape == (0, 32)
+            assert (await client.embed(text for text in ("a", "b"))).shape == (2, 64)
+            assert agree(await client.embed(np.array(["a brook", "小川 🌊"])), several[:2])
             assert several.flags.writeable
             assert np.allclose(np.linalg.norm(several, axis=1), 1, atol=1e-5)
 
@@ -114,6 +115,89 @@ def test_embed_has_the_options_of_the_server(live: Live, engine: Engine, options
         async with AsyncClient(live.url + "/v1/") as client:
             vectors = await client.embed(["a brook"], **options)
             assert agree(vectors, engine.embed(["a brook"], **options))
+
+    run(main())
+
+
+def small_reducer(engine: Engine) -> Reducer:
+    """Keeps the first 8 dimensions."""
+    size = engine.info.dimensions
+    card = Card(format=1, method="pca", metric="cosine", input_dimensions=size, dimensions=8, model="tiny",
+                model_fingerprint=engine.info.fingerprint, texts=1)  # fmt: skip
+    return Reducer.build(card, ((np.eye(size, dtype=np.float32)[:8], np.zeros(8, dtype=np.float32)),))
+
+
+def test_no_texts_have_as_many_dimensions_as_any(serve: Serve, engine: Engine) -> None:
+    live = serve(reducers={"small": small_reducer(engine)})
+
+    async def main() -> None:
+        async with AsyncClient(live.url) as client:
+            for options, width in (({}, 64), ({"dimensions": 32}, 32), ({"reducer": "small"}, 8)):
+                assert (await client.embed([], **options)).shape == (0, width)  # type: ignore[arg-type]
+                none = await client.embed(["", ""], empty="null", **options)  # type: ignore[arg-type]
+                assert none.shape == (2, width)
+                assert np.isnan(none).all()
+            with pytest.raises(InvalidRequest, match="dimensions is 7"):
+                await client.embed([], dimensions=7)
+
+    run(main())
+
+
+def test_empty_texts(live: Live, engine: Engine) -> None:
+    texts = ["", "a brook", "", "小川 🌊"]
+
+    async def main() -> None:
+        async with AsyncClient(live.url) as client:
+            vectors = await client.embed(texts, empty="null")
+            assert np.isnan(vectors).all(axis=1).tolist() == [True, False, True, False]
+            assert agree(vectors[[1, 3]], engine.embed(["a brook", "小川 🌊"]))
+            with pytest.raises(TooLarge, match="text 2") as too_large:
+                await client.embed(["", "a", "word " * 600], empty="null", long_input="error")
+            assert too_large.value.param == "input[2]"
+
+    run(main())
+
+
+def test_what_is_wrong_is_told_before_anything_is_sent(nowhere: str) -> None:
+    """Of a server that is not there nothing can be heard."""
+
+    async def main() -> None:
+        async with AsyncClient(nowhere) as client:
+            for texts, options, named in (
+                (["a", 3], {}, "texts[1] is int; a string is expected"),
+                ({"a": "b"}, {}, "texts is dict; a string or an iterable of strings is expected"),
+                (["a", "", ""], {}, "texts[1] and texts[2] are empty"),
+                ("a", {"long_input": "cut"}, "long_input is 'cut'; 'merge', 'truncate' or 'error' is expected"),
+                ("a", {"priority": "low"}, "priority is 'low'; 'query' or 'bulk' is expected"),
+                ("a", {"empty": "nan"}, "empty is 'nan'; 'error' or 'null' is expected"),
+                ("a", {"input_type": "q"}, "input_type is 'q'; 'query' or 'document' is expected"),
+                ("a", {"dimensions": 1.5}, "dimensions is 1.5; an integer of at least 1 is expected"),
+                ("a", {"progress": 3}, "progress is int; a callable is expected"),
+                ("a", {"instruction": "\ud800"}, "instruction has a lone surrogate"),
+            ):
+                with pytest.raises(InvalidRequest, match=re.escape(named)) as caught:
+                    await client.embed(texts, **options)  # type: ignore[arg-type]
+            for options, named in (
+                ({"every": "word"}, "every is 'word'; 'sentence' or a number of tokens"),
+                ({"offsets": [1, "2"]}, "offsets[1] is '2'; an integer of at least 1 is expected"),
+                ({"text": ""}, "text is empty; it has no beginnings"),
+                ({"text": b"a"}, "text is bytes; a string is expected"),
+            ):
+                with pytest.raises(InvalidRequest, match=re.escape(named)):
+                    await client.prefix_embeddings(**{"text": "a"} | options)  # type: ignore[arg-type]
+            with pytest.raises(InvalidRequest) as caught:
+                await client.embed(["a", "", ""])
+            assert caught.value.details == {"indexes": [1, 2]}
+            for options, named in (
+                ({"text": None}, "text is None"),
+                ({"emit": "sometimes"}, "emit is 'sometimes'; 'manual', 'append', "),
+                ({"watch": [{"id": "w", "threshold": 0.5}]}, "watch[0]: give text or embedding"),
+                ({"overflow": "grow"}, "overflow is 'grow'"),
+                ({"instruction": "a", "input_type": "query"}, "exclude each other"),
+                ({"dimensions": "32"}, "dimensions is '32'"),
+            ):
+                with pytest.raises(InvalidRequest, match=re.escape(named)):
+                    client.open_stream(**options)  # type: ignore[arg-type]
 
     run(main())
 
@@ -296,6 +380,14 @@ def test_a_wrong_range_or_a_lone_surrogate_is_refused_at_once_and_nothing_is_los
             for change in (stream.append, stream.set, lambda text: stream.replace(0, 1, text)):
                 with pytest.raises(InvalidRequest, match="surrogate"):
                     await change("bad \udc00")
+            for wrong, named in (
+                (stream.append(None), "text is None"),  # type: ignore[arg-type]
+                (stream.set(b"a"), "text is bytes"),  # type: ignore[arg-type]
+                (stream.replace("0", 1, "x"), "start is '0'; an integer is expected"),  # type: ignore[arg-type]
+                (stream.replace(0, 1.5, "x"), "end is 1.5; an integer is expected"),  # type: ignore[arg-type]
+            ):
+                with pytest.raises(InvalidRequest, match=named):
+                    await wrong
             assert stream.text == "a brook"
             assert agree((await stream.embedding()).vector, whole("a brook"))
             assert stream.revision == 1
@@ -380,9 +472,7 @@ def test_the_empty_text_has_no_embedding(live: Live) -> None:
     [
         ({"dimensions": 7}, "dimensions"),
         ({"prompt_name": "nobody"}, "prompt_name"),
-        ({"instruction": "a", "input_type": "query"}, "exclude"),
-        ({"emit": "sometimes"}, "emit"),
-        ({"watch": [{"id": "w", "threshold": 0.5}]}, "watch"),
+        ({"reducer": "nobody"}, "reducer"),
     ],
 )
 def test_a_stream_that_the_server_will_not_open(live: Live, options: dict[str, Any], error: str) -> None:
@@ -1080,13 +1170,8 @@ def test_a_change_to_what_has_ended_is_refused(live: Live) -> None:
     run(main())
 
 
-def test_reducers_and_long_input(serve: Serve) -> None:
-    live = serve()
-    size = live.engine.info.dimensions
-    card = Card(format=1, method="pca", metric="cosine", input_dimensions=size, dimensions=8, model="tiny",
-                model_fingerprint=live.engine.info.fingerprint, texts=1)  # fmt: skip
-    weight = np.eye(size, dtype=np.float32)[:8]
-    reducer = Reducer.build(card, ((weight, np.zeros(8, dtype=np.float32)),))
+def test_reducers_and_long_input(serve: Serve, engine: Engine) -> None:
+    size, reducer = engine.info.dimensions, small_reducer(engine)
     live = serve(reducers={"small": reducer})
 
     async def main() -> None:

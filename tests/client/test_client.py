@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from streambed import AsyncClient, Client, Engine
+from streambed.client import batch
 from streambed.client.astream import AsyncStream
 from streambed.client.client import Stream
 from streambed.client.reconnect import Emitted, Triggered
@@ -214,7 +215,10 @@ def public(kind: type) -> set[str]:
     return {name for name in dir(kind) if not name.startswith("_")}
 
 
-@pytest.mark.parametrize(("one", "other"), [(Client, AsyncClient), (Stream, AsyncStream)])
+PAIRS = [(Client, AsyncClient), (Stream, AsyncStream)]
+
+
+@pytest.mark.parametrize(("one", "other"), PAIRS)
 def test_both_clients_have_the_same_names_and_parameters(one: type, other: type) -> None:
     names = public(other) | ({"connections"} if other is AsyncStream else set())
     assert public(one) - {"close"} == names - {"aclose"}
@@ -228,6 +232,64 @@ def test_both_clients_have_the_same_names_and_parameters(one: type, other: type)
             assert (a.name, a.kind, a.default, a.annotation) == (b.name, b.kind, b.default, b.annotation), name
     if one is Client:
         assert inspect.signature(Client) == inspect.signature(AsyncClient)
+
+
+@pytest.mark.parametrize(("one", "other"), PAIRS)
+def test_every_public_method_says_itself_what_it_does(one: type, other: type) -> None:
+    """And each parameter that has more to it than its name."""
+    for kind, theirs in ((one, other), (other, one)):
+        for name in sorted(public(kind) - {"instead"}):
+            said = getattr(kind, name).__doc__ if hasattr(kind, name) else None
+            assert said, f"{kind.__name__}.{name}"
+            assert theirs.__name__ not in said
+            assert "See `" not in said
+        assert kind.__doc__
+        assert theirs.__name__ not in kind.__doc__
+
+
+def test_both_clients_document_their_parameters() -> None:
+    for kind in (Client, AsyncClient):
+        for method in (kind.__init__, kind.embed, kind.open_stream):
+            plain = {"self", "api_key", "instruction", "prompt_name", "input_type", "dimensions", "reducer", "text"}
+            said = method.__doc__ or ""
+            for name in set(inspect.signature(method).parameters) - plain:
+                assert f"{name}: " in said, f"{kind.__name__}.{method.__name__}: {name}"
+
+
+def test_texts_may_come_of_a_generator_that_uses_the_client(live: Live, engine: Engine) -> None:
+    with Client(live.url) as client:
+
+        def texts() -> Any:
+            for text in ("a brook", "the sea"):
+                assert client.embed(text).shape == (1, 64)
+                yield text
+
+        assert agree(client.embed(texts()), engine.embed(["a brook", "the sea"]))
+
+
+def test_progress_is_told_in_the_callers_thread_and_may_use_the_client(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "CHUNK_BYTES", 20)
+    told: list[tuple[int, int]] = []
+    with Client(live.url) as client:
+
+        def tell(done: int, count: int) -> None:
+            assert threading.current_thread() is threading.main_thread()
+            assert client.embed("a").shape == (1, 64)
+            told.append((done, count))
+
+        assert client.embed(["a brook", "", "a b", "c d", "e f"], empty="null", progress=tell).shape == (5, 64)
+        assert told[-1] == (5, 5)
+        assert len(told) > 1
+
+        def stop(done: int, count: int) -> None:
+            raise KeyError("stop")
+
+        with pytest.raises(KeyError, match="stop"):
+            client.embed(["a brook", "a b"], progress=stop)
+        with pytest.raises(InvalidRequest, match="progress is int"):
+            client.embed("a", progress=3)  # type: ignore[arg-type]
 
 
 def test_whoever_waits_hears_that_the_client_was_closed(live: Live) -> None:

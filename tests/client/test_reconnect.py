@@ -7,6 +7,8 @@ import json
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streambed.client import reconnect
-from streambed.client.reconnect import Emitted, Ledger, Triggered, backoff
+from streambed.client.reconnect import Emitted, Ledger, Triggered, backoff, retry_after
 from streambed.errors import (
     ERROR_TABLE,
     ConnectionLost,
@@ -839,6 +841,14 @@ def test_an_answer_without_anything_is_an_internal_error() -> None:
 def test_attempts_come_less_and_less_often_up_to_five_seconds(attempt: int) -> None:
     ceiling = min(5.0, 0.1 * 2 ** min(attempt, 20))
     assert ceiling / 2 <= backoff(attempt) <= ceiling
+
+
+def test_when_a_server_says_to_come_again() -> None:
+    tomorrow = format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True)
+    assert retry_after({"Retry-After": "120"}) == 120.0
+    assert 86_000 < retry_after({"Retry-After": tomorrow}) <= 86_400
+    for unreadable in ({}, {"Retry-After": ""}, {"Retry-After": "soon"}, {"Retry-After": "-3"}, {"Retry-After": "²"}):
+        assert retry_after(unreadable) <= 0
 
 
 def test_not_all_clients_come_at_once() -> None:

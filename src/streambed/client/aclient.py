@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import itertools
+import os
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
-from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
+from streambed.arguments import as_every, as_offsets, check_choice, describe
+from streambed.client import options
+from streambed.client.address import DEFAULT_URL, Address, Certificate, Verify
 from streambed.client.astream import AsyncStream
-from streambed.client.reconnect import Ledger, backoff
-from streambed.errors import ConnectionLost, SettingsError
-from streambed.text.strings import check_text
+from streambed.client.batch import Batch, Progress, Rows, divide, renumber, run
+from streambed.client.reconnect import Ledger, backoff, retry_after
+from streambed.errors import ConnectionLost, InvalidRequest, RequestError, SettingsError, StreambedError
+from streambed.process import ProcessBound, left_behind
+from streambed.text.strings import Empty, check_text, find_texts, list_texts
 from streambed.vectors.shape import decode
 from streambed.wire import MAX_INPUTS, error_of
 
 __all__ = ["DEFAULT_URL", "AsyncClient", "AsyncStream"]
 
-DEFAULT_URL = "http://127.0.0.1:30000"
 
+class AsyncClient(ProcessBound):
+    """A client of one server, for asyncio. Use it in an `async with` block, or close it.
 
-class AsyncClient:
-    """A client of one server. Use it in an `async with` block, or close it."""
+    Use it on one event loop. In a child of `fork` it makes connections of its own, for a loop of the child's own; streams
+    stay with the process that opened them.
+    """
+
+    instead = "make a client in each process that needs one"
 
     def __init__(
         self,
@@ -36,18 +45,29 @@ class AsyncClient:
         model: str | None = None,
         timeout: float = 30.0,
         reconnect: float = 60.0,
+        verify: Verify = True,
+        cert: Certificate | None = None,
     ) -> None:
-        """
+        """Connects to nothing yet.
+
         base_url: `http://` or `https://`, with or without `/v1`. model: by default the first that the server has.
         timeout: seconds that any one answer may take. reconnect: seconds that a stream tries to get its connection back.
+        verify: False does not check the server's certificate; a file or folder of certificates is trusted instead of the
+        usual authorities; an `ssl.SSLContext` decides all. cert: the client's own certificate, a file that has the key,
+        too, or (certificate, key), or (certificate, key, password). Both are for requests and streams.
+
+        The environment's proxies (`HTTPS_PROXY` and its like) are used, but never on the way to this machine itself.
+
+        Raises:
+            SettingsError: an argument is wrong.
         """
-        self._base = base_url.rstrip("/").removesuffix("/v1")
-        if urlsplit(self._base).scheme not in ("http", "https"):
-            raise SettingsError(f"the server's URL is {base_url!r}; one such as {DEFAULT_URL} is expected")
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        super().__init__()
+        self._address = Address(base_url, api_key, verify, cert)
+        if model is not None and not isinstance(model, str):
+            raise SettingsError(f"model is {describe(model)}; a string is expected")
         self._model = model
-        self._timeout, self._reconnect = timeout, reconnect
-        self._http = httpx.AsyncClient(base_url=self._base, headers=self._headers, timeout=timeout)
+        self._timeout, self._reconnect = _seconds("timeout", timeout), _seconds("reconnect", reconnect, or_none=True)
+        self._http = self._address.open_http(self._timeout)
 
     async def __aenter__(self) -> Self:
         return self
@@ -59,11 +79,12 @@ class AsyncClient:
 
     async def aclose(self) -> None:
         """Closes the connections. Streams are closed on their own."""
+        self._adopt()
         await self._http.aclose()
 
     async def embed(
         self,
-        texts: str | Sequence[str],
+        texts: str | Iterable[str],
         *,
         instruction: str | None = None,
         prompt_name: str | None = None,
@@ -71,66 +92,90 @@ class AsyncClient:
         dimensions: int | None = None,
         reducer: str | None = None,
         long_input: Literal["merge", "truncate", "error"] | None = None,
-    ) -> NDArray[np.float32]:
-        """Embeds texts: float32 [len(texts), dimensions], of unit length; one string gives [1, dimensions].
+        empty: Empty = "error",
+        priority: Literal["query", "bulk"] | None = None,
+        progress: Progress | None = None,
+    ) -> Rows:
+        """Embeds texts: float32 [number of texts, dimensions], of unit length, in the order given.
 
-        reducer: one of the server's, by name, instead of dimensions. long_input: what to do with a text beyond the window;
-        by default what the server does, which is to merge its segments' vectors unless it was told otherwise.
+        texts: any iterable of strings, however many; one string gives [1, dimensions]. Many are sent as several requests,
+        a few at once, each of which may take `timeout` seconds.
+
+        At most one of instruction, prompt_name and input_type (`query` or `document`) says what the vectors are for.
+        dimensions: the leading ones to keep. reducer: one of the server's, by name, instead of dimensions. long_input: what
+        to do with a text beyond the window; by default what the server does, which is to merge its segments' vectors
+        unless it was told otherwise. empty: an empty text is an error, or with `null` its row is NaN and the others are
+        computed. priority: `query` goes before `bulk`; by default the server decides by size, and what takes several
+        requests is bulk. progress: called with the number of texts that are done, and of all, after each answer.
 
         Raises:
-            RequestError: as the server answers. ConnectionLost: it cannot be reached. TimeoutError.
+            InvalidRequest: a wrong argument, an item that is no text, or empty texts, which `details` lists as
+            `{"indexes": [...]}`; before anything is sent. RequestError: as the server answers. ConnectionLost: it cannot be
+            reached. TimeoutError. Where some requests were answered before another failed, the last three have an
+            attribute `partial`: float32 [number of texts, dimensions], with NaN in the rows that are missing.
         """
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        for text in texts:
-            check_text(text)
-        body = await self._body(
-            instruction=instruction,
-            prompt_name=prompt_name,
-            input_type=input_type,
-            dimensions=dimensions,
-            reducer=reducer,
-            long_input=long_input,
-        )
-        vectors = []
-        for at in range(0, len(texts), MAX_INPUTS):
-            reply = await self._request("POST", "/v1/embeddings", body | {"input": texts[at : at + MAX_INPUTS]})
-            vectors += [decode(item["embedding"]) for item in reply["data"]]
-        return np.stack(vectors) if vectors else np.empty((0, dimensions or 0), dtype=np.float32)
+        texts = list_texts(texts)
+        check_choice("long_input", long_input, options.LONG_INPUT)
+        check_choice("empty", empty, options.EMPTY)
+        check_choice("priority", priority, options.PRIORITY)
+        if progress is not None and not callable(progress):
+            raise InvalidRequest(f"progress is {describe(progress)}; a callable is expected", "progress")
+        given = options.shape(instruction, prompt_name, input_type, dimensions, reducer)
+        places = find_texts(texts, empty)
+        chunks = divide(texts, places, instruction or "", MAX_INPUTS)
+        if priority is None and len(chunks) > 1:
+            priority = "bulk"
+        batch = Batch(len(texts), len(texts) - len(places), progress)
+
+        async def ask(chunk: list[int]) -> None:
+            try:
+                batch.put(chunk, await self._embed(body, [texts[place] for place in chunk]))
+            except RequestError as error:
+                raise renumber(error, chunk, len(texts)) from None
+
+        try:
+            body = await self._body(**given, long_input=long_input, priority=priority)
+            await run(chunks, ask)
+            if batch.vectors is None:
+                # How many dimensions these options give, the server alone knows.
+                batch.put([], (await self._embed(body, ["."]))[:0])
+        except (StreambedError, TimeoutError) as error:
+            error.partial = batch.vectors  # type: ignore[union-attr, unused-ignore]
+            raise
+        assert batch.vectors is not None, "each request has been answered"
+        return batch.vectors
 
     async def prefix_embeddings(
         self,
         text: str,
         *,
         every: Literal["sentence"] | int | None = None,
-        offsets: Sequence[int] | None = None,
+        offsets: Iterable[int] | None = None,
         instruction: str | None = None,
         prompt_name: str | None = None,
         input_type: str | None = None,
         dimensions: int | None = None,
         reducer: str | None = None,
-    ) -> list[tuple[int, NDArray[np.float32]]]:
+    ) -> list[tuple[int, Rows]]:
         """Embeds beginnings of a text, which the server reads once: (offset, float32 [dimensions]), ascending.
 
         Each vector is that of `text[:offset]` on its own. every: `sentence` (the default) or a number of tokens; the whole
-        text comes last. offsets: these places instead, in code points, rising. Raises as `embed`.
+        text comes last. offsets: these places instead, in code points, rising. The rest as in `embed`.
+
+        Raises:
+            InvalidRequest: a wrong argument, or an empty text. RequestError, ConnectionLost, TimeoutError: as `embed`.
         """
         check_text(text)
-        body = await self._body(
-            instruction=instruction,
-            prompt_name=prompt_name,
-            input_type=input_type,
-            dimensions=dimensions,
-            reducer=reducer,
-            every=every,
-            offsets=None if offsets is None else list(offsets),
-        )
+        if not text:
+            raise InvalidRequest("text is empty; it has no beginnings", "text")
+        given = options.shape(instruction, prompt_name, input_type, dimensions, reducer)
+        if every is not None:
+            given["every"] = as_every(every)
+        if offsets is not None:
+            given["offsets"] = as_offsets(offsets)
+        body = await self._body(**given)
         reply = await self._request("POST", "/v1/embeddings/prefixes", body | {"input": text})
         return [(item["offset"], decode(item["embedding"])) for item in reply["data"]]
-
-    async def _body(self, **given: Any) -> dict[str, Any]:
-        """What is given and not None, with what every request for vectors says."""
-        body = {name: value for name, value in given.items() if value is not None}
-        return body | {"model": await self._find_model(), "encoding_format": "base64"}
 
     def open_stream(
         self,
@@ -152,22 +197,20 @@ class AsyncClient:
 
         emit: when to embed unasked: `append`, `pause`, `sentence` or `drift`, or a dict such as
         `{"on": "append", "min_interval_ms": 100}`. watch: `[{"id": ..., "text": ..., "threshold": ...}]`. Both as in
-        docs/protocol.md.
+        docs/protocol.md. The rest as in `embed`.
+
+        Raises:
+            InvalidRequest: a wrong argument. What the server alone can know to be wrong raises when the stream is used.
         """
-        options = {
-            "instruction": instruction,
-            "prompt_name": prompt_name,
-            "input_type": input_type,
-            "dimensions": dimensions,
-            "reducer": reducer,
-            "overflow": overflow,
-            "emit": {"on": emit} if isinstance(emit, str) else emit,
-            "watch": None if watch is None else list(watch),
-            "encoding_format": "base64",
-        }
-        ledger = Ledger({name: value for name, value in options.items() if value is not None})
-        url = f"ws{self._base.removeprefix('http')}/v1/embeddings"
-        return AsyncStream(ledger, url, self._headers, self._timeout, self._reconnect, text)
+        check_text(text)
+        given = options.shape(instruction, prompt_name, input_type, dimensions, reducer)
+        ledger = Ledger(given | options.stream(overflow, emit, watch) | {"encoding_format": "base64"})
+        return AsyncStream(ledger, self._address, self._timeout, self._reconnect, text)
+
+    async def _body(self, **given: Any) -> dict[str, Any]:
+        """What is given and not None, with what every request for vectors says."""
+        body = {name: value for name, value in given.items() if value is not None}
+        return body | {"model": await self._find_model(), "encoding_format": "base64"}
 
     async def _find_model(self) -> str:
         if self._model is None:
@@ -175,20 +218,29 @@ class AsyncClient:
             self._model = str(reply["data"][0]["id"])
         return self._model
 
+    async def _embed(self, body: dict[str, Any], texts: list[str]) -> Rows:
+        reply = await self._request("POST", "/v1/embeddings", body | {"input": texts})
+        return np.stack([decode(item["embedding"]) for item in reply["data"]])
+
     async def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """An answer within `timeout` seconds; a server that is busy for the moment is asked again within them."""
+        self._adopt()
         content = None if body is None else orjson.dumps(body)
         headers = {} if body is None else {"Content-Type": "application/json"}
+        url, loop = self._address.url, asyncio.get_running_loop()
+        end = loop.time() + self._timeout
         try:
-            async with asyncio.timeout(self._timeout):
-                for attempt in range(100):
+            async with asyncio.timeout_at(end):
+                for attempt in itertools.count():
                     response = await self._http.request(method, path, content=content, headers=headers)
-                    if response.status_code not in (429, 503):
+                    pause = max(backoff(attempt), retry_after(response.headers))
+                    if response.status_code not in (429, 503) or loop.time() + pause >= end:
                         break
-                    await asyncio.sleep(backoff(attempt))
+                    await asyncio.sleep(pause)
         except (httpx.TimeoutException, TimeoutError):
-            raise TimeoutError(f"{self._base} did not answer within {self._timeout} seconds") from None
+            raise TimeoutError(f"{url} did not answer within {self._timeout} seconds") from None
         except httpx.TransportError as error:
-            raise ConnectionLost(f"{self._base} cannot be reached: {error}") from None
+            raise ConnectionLost(f"{url} cannot be reached: {error}") from None
         try:
             value = orjson.loads(response.content)
         except orjson.JSONDecodeError:
@@ -196,5 +248,19 @@ class AsyncClient:
         if response.status_code >= 400:
             raise error_of(value, response.status_code)
         if not isinstance(value, dict):
-            raise ConnectionLost(f"{self._base} is no Streambed server")
+            raise ConnectionLost(f"{url} is no Streambed server")
         return value
+
+    def _adopt(self) -> None:
+        """In a child of `fork`: leaves the parent's connections alone and makes others."""
+        if not self._at_home:
+            left_behind.append(self._http)
+            self._http = self._address.open_http(self._timeout)
+            self._home = os.getpid()
+
+
+def _seconds(name: str, value: object, or_none: bool = False) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (value >= 0 if or_none else value > 0):
+        expected = "seconds, 0 or more, are" if or_none else "a positive number of seconds is"
+        raise SettingsError(f"{name} is {value!r}; {expected} expected")
+    return value

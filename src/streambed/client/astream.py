@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any, Self
 
 import orjson
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from streambed.client.reconnect import Emitted, Ledger, Triggered, backoff
+from streambed.arguments import as_integer
+from streambed.client.address import Address
+from streambed.client.reconnect import Emitted, Ledger, Triggered, backoff, retry_after
 from streambed.errors import ConnectionLost, InvalidRequest, RequestError, StreambedError
+from streambed.process import ProcessBound
 from streambed.wire import InputTextAck, SessionClosed, error_of, load
 
 FIRST_SECONDS = 5.0
@@ -27,7 +31,7 @@ MAX_KEPT = 1024
 """Triggers and last embeddings of segments kept for who iterates; older ones go."""
 
 
-class AsyncStream:
+class AsyncStream(ProcessBound):
     """A growing text on a server, over a connection that may break and comes back. Made by `open_stream`.
 
     Changes return as soon as they are taken; they are sent in order, kept until the server has acknowledged them, and sent
@@ -36,13 +40,16 @@ class AsyncStream:
 
     A change that the server refuses (the text would be too long) raises at the next call, or from the `embedding` that waits
     for it; neither it nor what was changed after it is applied, and `text` says what is.
+
+    A stream stays with the process that opened it: in a child of `fork` it raises ConnectionLost.
     """
 
-    def __init__(
-        self, ledger: Ledger, url: str, headers: dict[str, str], timeout: float, reconnect: float, text: str
-    ) -> None:
+    instead = "open a stream in each process that needs one"
+
+    def __init__(self, ledger: Ledger, address: Address, timeout: float, reconnect: float, text: str) -> None:
+        super().__init__()
         self._ledger = ledger
-        self._url, self._headers = url, headers
+        self._address = address
         self._timeout, self._patience = timeout, reconnect
         self._task: asyncio.Task[None] | None = None
         self._connection: ClientConnection | None = None
@@ -121,6 +128,7 @@ class AsyncStream:
 
     async def replace(self, start: int, end: int, text: str) -> None:
         """Puts text in the place of characters `[start, end)`. Raises as `append`, and InvalidRequest for a wrong range."""
+        start, end = as_integer("start", start, None), as_integer("end", end, None)
         await self._change("input_text.replace", start, end, text)
 
     async def set(self, text: str) -> None:
@@ -173,7 +181,7 @@ class AsyncStream:
 
     async def aclose(self) -> None:
         """Ends the session, if it can be reached; the server erases its text."""
-        if self._closed:
+        if self._closed or not self._at_home:
             return
         self._closed = True
         self._changed.set()
@@ -204,6 +212,10 @@ class AsyncStream:
             await self._changed.wait()
 
     def _start(self) -> None:
+        if not self._at_home:
+            raise ConnectionLost(
+                f"the stream belongs to process {self._home}, which opened it; open one in this process"
+            )
         if self._task is None:
             self._lost = asyncio.get_running_loop().time()
             self._task = asyncio.get_running_loop().create_task(self._run())
@@ -266,15 +278,9 @@ class AsyncStream:
         """Keeps a connection, until the stream ends."""
         loop = asyncio.get_running_loop()
         while True:
+            pause = 0.0
             try:
-                async with connect(
-                    self._url,
-                    additional_headers=self._headers,
-                    open_timeout=self._timeout,
-                    close_timeout=1.0,
-                    max_size=None,
-                    compression=None,
-                ) as connection:
+                async with self._address.connect(self._timeout) as connection:
                     self._connection = connection
                     self.connections += 1
                     await self._serve(connection)
@@ -288,9 +294,12 @@ class AsyncStream:
                 if status < 500 and not refusal.retryable:  # a proxy's 502 will pass
                     self._end(refusal)
                     return
-                self._reason = str(refusal)
+                self._reason, pause = str(refusal), retry_after(error.response.headers)
             except StreambedError as error:
                 self._end(error)
+                return
+            except ssl.SSLCertVerificationError as error:  # it will be the same the next time
+                self._end(ConnectionLost(f"{self._address.stream_url} cannot be reached: {error}"))
                 return
             except (OSError, WebSocketException) as error:
                 self._reason = str(error) or type(error).__name__
@@ -300,9 +309,9 @@ class AsyncStream:
             # A server that never answered is a wrong address rather than a lost connection.
             patience = self._patience if self._answered else min(self._patience, FIRST_SECONDS)
             if loop.time() - self._lost > patience:
-                self._end(ConnectionLost(f"{self._url} cannot be reached: {self._reason}"))
+                self._end(ConnectionLost(f"{self._address.stream_url} cannot be reached: {self._reason}"))
                 return
-            await asyncio.sleep(backoff(self._attempt))
+            await asyncio.sleep(max(backoff(self._attempt), pause))
             self._attempt += 1
 
     async def _serve(self, connection: ClientConnection) -> None:

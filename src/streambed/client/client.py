@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
-from collections.abc import Coroutine, Iterator, Sequence
-from concurrent.futures import CancelledError
+from collections.abc import Coroutine, Iterable, Sequence
+from concurrent.futures import CancelledError, Future
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from streambed.client.aclient import DEFAULT_URL, AsyncClient, AsyncStream
-from streambed.client.reconnect import Emitted, Triggered
+from streambed.client.address import Certificate, Verify
+from streambed.client.batch import Progress, Rows
+from streambed.client.stream import Stream
 from streambed.errors import ConnectionLost
+from streambed.process import ProcessBound, left_behind
+from streambed.text.strings import Empty, list_texts
+
+__all__ = ["Client", "Stream"]
 
 Result = TypeVar("Result")
 
 
-class Client:
-    """A client of one server. Use it in a `with` block, or close it. Safe to use from any thread."""
+class Client(ProcessBound):
+    """A client of one server. Use it in a `with` block, or close it. Safe to use from any thread.
+
+    In a child of `fork` it works on connections of its own; streams stay with the process that opened them.
+    """
+
+    instead = "make a client in each process that needs one"
 
     def __init__(
         self,
@@ -30,14 +39,29 @@ class Client:
         model: str | None = None,
         timeout: float = 30.0,
         reconnect: float = 60.0,
+        verify: Verify = True,
+        cert: Certificate | None = None,
     ) -> None:
-        """See `AsyncClient`."""
-        self._client = AsyncClient(base_url, api_key=api_key, model=model, timeout=timeout, reconnect=reconnect)
-        self._lock = threading.Lock()
+        """Connects to nothing yet.
+
+        base_url: `http://` or `https://`, with or without `/v1`. model: by default the first that the server has.
+        timeout: seconds that any one answer may take. reconnect: seconds that a stream tries to get its connection back.
+        verify: False does not check the server's certificate; a file or folder of certificates is trusted instead of the
+        usual authorities; an `ssl.SSLContext` decides all. cert: the client's own certificate, a file that has the key,
+        too, or (certificate, key), or (certificate, key, password). Both are for requests and streams.
+
+        The environment's proxies (`HTTPS_PROXY` and its like) are used, but never on the way to this machine itself.
+
+        Raises:
+            SettingsError: an argument is wrong.
+        """
+        self._client = AsyncClient(
+            base_url, api_key=api_key, model=model, timeout=timeout, reconnect=reconnect, verify=verify, cert=cert
+        )
         self._closed = False
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="streambed-client", daemon=True)
-        self._thread.start()
+        self._lock = threading.Lock()
+        self._start()
+        super().__init__()
 
     def __enter__(self) -> Self:
         return self
@@ -53,6 +77,8 @@ class Client:
             if self._closed:
                 return
             self._closed = True  # nothing is given to the loop from here on
+        if self._thread is None:
+            return  # a child that never used it
 
         async def end() -> None:
             await self._client.aclose()
@@ -68,7 +94,7 @@ class Client:
 
     def embed(
         self,
-        texts: str | Sequence[str],
+        texts: str | Iterable[str],
         *,
         instruction: str | None = None,
         prompt_name: str | None = None,
@@ -76,9 +102,36 @@ class Client:
         dimensions: int | None = None,
         reducer: str | None = None,
         long_input: Literal["merge", "truncate", "error"] | None = None,
-    ) -> NDArray[np.float32]:
-        """See `AsyncClient.embed`."""
-        return self._call(
+        empty: Empty = "error",
+        priority: Literal["query", "bulk"] | None = None,
+        progress: Progress | None = None,
+    ) -> Rows:
+        """Embeds texts: float32 [number of texts, dimensions], of unit length, in the order given.
+
+        texts: any iterable of strings, however many; one string gives [1, dimensions]. Many are sent as several requests,
+        a few at once, each of which may take `timeout` seconds.
+
+        At most one of instruction, prompt_name and input_type (`query` or `document`) says what the vectors are for.
+        dimensions: the leading ones to keep. reducer: one of the server's, by name, instead of dimensions. long_input: what
+        to do with a text beyond the window; by default what the server does, which is to merge its segments' vectors
+        unless it was told otherwise. empty: an empty text is an error, or with `null` its row is NaN and the others are
+        computed. priority: `query` goes before `bulk`; by default the server decides by size, and what takes several
+        requests is bulk. progress: called after each answer, in the caller's thread, with the number of texts that are done,
+        and of all.
+
+        Raises:
+            InvalidRequest: a wrong argument, an item that is no text, or empty texts, which `details` lists as
+            `{"indexes": [...]}`; before anything is sent. RequestError: as the server answers. ConnectionLost: it cannot be
+            reached. TimeoutError. Where some requests were answered before another failed, the last three have an
+            attribute `partial`: float32 [number of texts, dimensions], with NaN in the rows that are missing.
+        """
+        texts = list_texts(texts)  # here, since a generator may use this client
+        told: queue.SimpleQueue[tuple[int, int] | None] = queue.SimpleQueue()
+
+        def tell(done: int, count: int) -> None:
+            told.put((done, count))
+
+        future = self._submit(
             self._client.embed(
                 texts,
                 instruction=instruction,
@@ -87,22 +140,41 @@ class Client:
                 dimensions=dimensions,
                 reducer=reducer,
                 long_input=long_input,
+                empty=empty,
+                priority=priority,
+                progress=tell if callable(progress) else progress,
             )
         )
+        if callable(progress):
+            future.add_done_callback(lambda _: told.put(None))
+            try:
+                while (counts := told.get()) is not None:
+                    progress(*counts)
+            except BaseException:
+                future.cancel()
+                raise
+        return self._wait(future)
 
     def prefix_embeddings(
         self,
         text: str,
         *,
         every: Literal["sentence"] | int | None = None,
-        offsets: Sequence[int] | None = None,
+        offsets: Iterable[int] | None = None,
         instruction: str | None = None,
         prompt_name: str | None = None,
         input_type: str | None = None,
         dimensions: int | None = None,
         reducer: str | None = None,
-    ) -> list[tuple[int, NDArray[np.float32]]]:
-        """See `AsyncClient.prefix_embeddings`."""
+    ) -> list[tuple[int, Rows]]:
+        """Embeds beginnings of a text, which the server reads once: (offset, float32 [dimensions]), ascending.
+
+        Each vector is that of `text[:offset]` on its own. every: `sentence` (the default) or a number of tokens; the whole
+        text comes last. offsets: these places instead, in code points, rising. The rest as in `embed`.
+
+        Raises:
+            InvalidRequest: a wrong argument, or an empty text. RequestError, ConnectionLost, TimeoutError: as `embed`.
+        """
         return self._call(
             self._client.prefix_embeddings(
                 text,
@@ -129,7 +201,18 @@ class Client:
         emit: str | dict[str, Any] | None = None,
         watch: Sequence[dict[str, Any]] | None = None,
     ) -> Stream:
-        """Opens a growing text; use it in a `with` block. See `AsyncClient.open_stream`."""
+        """Opens a growing text; use it in a `with` block. Connects when it is first used.
+
+        overflow: whether a change that outgrows the window is refused (the default), or a `segment` ends there: its last
+        embedding comes when one iterates, and the text goes on in a new window.
+
+        emit: when to embed unasked: `append`, `pause`, `sentence` or `drift`, or a dict such as
+        `{"on": "append", "min_interval_ms": 100}`. watch: `[{"id": ..., "text": ..., "threshold": ...}]`. Both as in
+        docs/protocol.md. The rest as in `embed`.
+
+        Raises:
+            InvalidRequest: a wrong argument. What the server alone can know to be wrong raises when the stream is used.
+        """
 
         async def make() -> AsyncStream:
             return self._client.open_stream(
@@ -144,14 +227,30 @@ class Client:
                 watch=watch,
             )
 
-        return Stream(self, self._call(make()))
+        return Stream(self._call, self._call(make()))
 
-    def _call(self, work: Coroutine[Any, Any, Result]) -> Result:
+    def _start(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread: threading.Thread | None = threading.Thread(
+            target=self._loop.run_forever, name="streambed-client", daemon=True
+        )
+        self._thread.start()
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
+        left_behind.append(self._loop)
+        self._thread = None
+
+    def _submit(self, work: Coroutine[Any, Any, Result]) -> Future[Result]:
         with self._lock:
             if self._closed:
                 work.close()
                 raise ConnectionLost("the client was closed")
-            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+            if self._thread is None:
+                self._start()
+            return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def _wait(self, future: Future[Result]) -> Result:
         try:
             return future.result()
         except CancelledError:
@@ -160,95 +259,5 @@ class Client:
             future.cancel()  # Ctrl-C in the caller
             raise
 
-
-class Stream:
-    """See `AsyncStream`; made by `Client.open_stream`."""
-
-    def __init__(self, client: Client, stream: AsyncStream) -> None:
-        self._call = client._call
-        self._stream = stream
-
-    def __enter__(self) -> Self:
-        self._call(self._stream.__aenter__())
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    @property
-    def text(self) -> str:
-        """The text with all changes, acknowledged or not."""
-        return self._stream.text
-
-    @property
-    def offset(self) -> int:
-        """Its length in code points."""
-        return self._stream.offset
-
-    @property
-    def start(self) -> int:
-        """See `AsyncStream.start`."""
-        return self._stream.start
-
-    @property
-    def revision(self) -> int:
-        """Changes that the server has acknowledged; with a journal, they survive its end."""
-        return self._stream.revision
-
-    @property
-    def session(self) -> str | None:
-        """Id of the session on the server; None until it is open."""
-        return self._stream.session
-
-    @property
-    def fingerprint(self) -> str | None:
-        """Of what decides the vectors; None until it is open."""
-        return self._stream.fingerprint
-
-    @property
-    def connections(self) -> int:
-        """How often it has connected."""
-        return self._stream.connections
-
-    def append(self, text: str) -> None:
-        """See `AsyncStream.append`."""
-        self._call(self._stream.append(text))
-
-    def replace(self, start: int, end: int, text: str) -> None:
-        """See `AsyncStream.replace`."""
-        self._call(self._stream.replace(start, end, text))
-
-    def set(self, text: str) -> None:
-        """See `AsyncStream.set`."""
-        self._call(self._stream.set(text))
-
-    def flush(self) -> None:
-        """See `AsyncStream.flush`."""
-        self._call(self._stream.flush())
-
-    def embedding(self) -> Emitted:
-        """See `AsyncStream.embedding`."""
-        return self._call(self._stream.embedding())
-
-    def __iter__(self) -> Iterator[Emitted | Triggered]:
-        return self
-
-    def __next__(self) -> Emitted | Triggered:
-        """See `AsyncStream.__anext__`."""
-
-        async def take() -> Emitted | Triggered | None:
-            try:
-                return await self._stream.__anext__()
-            except StopAsyncIteration:
-                return None
-
-        item = self._call(take())
-        if item is None:
-            raise StopIteration
-        return item
-
-    def close(self) -> None:
-        """See `AsyncStream.aclose`."""
-        self._call(self._stream.aclose())
+    def _call(self, work: Coroutine[Any, Any, Result]) -> Result:
+        return self._wait(self._submit(work))
