@@ -88,3 +88,7 @@ def __getattr__(name: str) -> object:
         if (message := explain(error)) is None:
             raise
         raise ImportError(f"streambed.{name}: {message}", name=error.name) from error
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
