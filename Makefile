@@ -59,6 +59,10 @@ $(TORCH_IS_IN): .venv/pip
 	$(INSTALL) '.[e2e]'
 	@touch $@
 
+.venv/images: .venv/dev
+	$(INSTALL) '.[images]'
+	@touch $@
+
 serve: .venv/serve
 	$(BIN)/streambed serve $(ARGS)
 
@@ -71,10 +75,11 @@ test: .venv/dev
 # ALLOW_SKIP=1 skips tests whose programs (chromium, prometheus) are not on this machine, which otherwise fail.
 GROUP ?=
 needs-clients := .venv/integrations
+needs-images := .venv/images
 needs-pages := .venv/notebook .venv/e2e
 needs-training := .venv/training
 
-test-all: .venv/dev $(foreach group,$(or $(GROUP),clients pages training),$(needs-$(group)))
+test-all: .venv/dev $(foreach group,$(or $(GROUP),clients images pages training),$(needs-$(group)))
 	$(BIN)/python -m tests.groups $(GROUP) -- $(ARGS)
 
 lint: .venv/dev

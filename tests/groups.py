@@ -26,12 +26,17 @@ GROUPS = {
     "operations": ("dashboards",),
     "training": ("training",),
     "packaging": ("packaging", "tools"),
+    "images": ("deploy",),
 }
 """Where their slow tests are: folders and files of tests/. `core` has the rest."""
 PACKAGES = {
+    "apt-get": "of Debian and what is made of it",
+    "buildah": "Debian: apt-get install buildah",
     "chromium": "Debian: apt-get install chromium",
     "node": "Debian: apt-get install nodejs",
     "npm": "Debian: apt-get install npm",
+    "podman": "Debian: apt-get install podman",
+    "runc": "Debian: apt-get install runc",
     "openssl": "Debian: apt-get install openssl",
     "prometheus": "Debian: apt-get install prometheus",
     "promtool": "Debian: apt-get install prometheus",

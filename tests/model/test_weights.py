@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -284,6 +286,21 @@ def test_the_largest_values_of_a_type_pass(case: Path, dtype: torch.dtype) -> No
     network, _ = load(case, dtype)
     assert network.embedding.isfinite().all()
     assert network.embedding[-1, -1] == largest
+
+
+def test_weights_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """safetensors calls them missing."""
+    directory = make(tmp_path / "case")
+    opened = Path.open
+
+    def refuse(self: Path, *arguments: Any, **more: Any) -> Any:
+        if self.suffix == ".safetensors":
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return opened(self, *arguments, **more)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: .*Permission denied"):
+        load(directory)
 
 
 @pytest.mark.parametrize(

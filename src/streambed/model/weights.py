@@ -135,6 +135,7 @@ class _Reader:
         self._pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="fingerprint"))
         for file in checkpoint.weight_files:
             try:
+                file.open("rb").close()  # safetensors calls a file missing that this user may not read
                 handle = stack.enter_context(safe_open(file, framework="pt"))
             except (SafetensorError, OSError, ValueError) as error:
                 raise CheckpointError(f"{file}: not a readable safetensors file: {error}") from error
