@@ -22,6 +22,8 @@ from streambed.engine.engine import Engine
 from streambed.errors import ERROR_TABLE, Internal, InvalidRequest, RequestError
 from streambed.server.access import Access
 from streambed.server.directions import Directions, template_of
+from streambed.server.dropin import ROUTES as dropin_routes
+from streambed.server.dropin import DropIn
 from streambed.server.embeddings import Embeddings
 from streambed.server.guard import Guard
 from streambed.server.head import Head
@@ -61,7 +63,8 @@ def create_app(
     names = settings.served_model_name or (engine.info.model,)
     forms = Reducers(engine.info.dimensions, reducers or {}, engine.info.default_dimensions)
     metrics = metrics or Metrics()
-    embeddings, health = Embeddings(engine, settings, names, forms, metrics), Health(engine, names, forms)
+    embeddings = Embeddings(engine, settings, names, forms, metrics)
+    dropin, health = DropIn(engine, embeddings, names), Health(engine, settings, names, forms)
     registry = Registry(engine, settings, journal, forms, metrics)
     sessions, sockets = Sessions(registry, settings), Sockets(registry, settings, metrics)
     metrics.watch(engine, registry, sockets, WATCHDOG_SECONDS)
@@ -87,6 +90,7 @@ def create_app(
         ("POST", "/v1/embeddings/prefixes", embeddings.prefixes, PrefixesRequest),
         ("POST", "/tokenize", embeddings.tokenize, TokenizeRequest),
         *((method, path, getattr(sessions, name), model) for method, path, name, model in ROUTES),
+        *((method, path, getattr(dropin, name), model) for method, path, name, model in dropin_routes),
     )
     for method, path, handler, model in routes:
         extra = None
@@ -99,6 +103,7 @@ def create_app(
     page, reference = Playground(visits, guard.owner_of), Reference(app, bool(keys))
     for method, path, handler in (
         ("GET", "/", home),
+        ("POST", "/", dropin.tei_embed),  # as TEI has it: where Hugging Face's own client posts
         ("GET", "/docs", reference.page),
         ("GET", "/openapi.json", reference.document),
         ("GET", "/playground", page.redirect),
@@ -138,7 +143,7 @@ async def _on_request_error(request: Request, error: Exception) -> Response:
 
 def _answer(request: Request, error: RequestError, status: int | None = None) -> Response:
     note(request.scope, error)
-    return error_response(error, status)
+    return error_response(error, status, request.state.path)
 
 
 async def _on_http_exception(directions: Directions, request: Request, error: Exception) -> Response:

@@ -60,7 +60,10 @@ class Directions:
             return None
         best, most = None, _ALIKE
         for template, methods in self._shown.items():
-            ratio = difflib.SequenceMatcher(None, *_fixed(path.lower(), template)).ratio()
+            given, wanted = _fixed(path.lower(), template)
+            ratio = difflib.SequenceMatcher(None, given, wanted).ratio()
+            if given.endswith(wanted):  # with something before it that is no part of it
+                ratio = max(ratio, 0.99)
             if ratio > most:
                 best, most = f"{' or '.join(sorted(methods))} {template}", ratio
         return best

@@ -45,6 +45,9 @@ _GRACE_SECONDS = 5.0
 class Embeddings:
     """The handlers, and the thread pool in which they tokenise and write JSON, off the event loop."""
 
+    WORKERS = 2
+    """Threads of the pool."""
+
     def __init__(
         self, engine: Engine, settings: Settings, names: tuple[str, ...], reducers: Reducers, metrics: Metrics
     ) -> None:
@@ -53,7 +56,7 @@ class Embeddings:
         self._reducers = reducers
         self._settings = settings
         self._names = names
-        self._pool = ThreadPoolExecutor(2, thread_name_prefix="streambed-text")
+        self._pool = ThreadPoolExecutor(self.WORKERS, thread_name_prefix="streambed-text")
         self._large = asyncio.Lock()
         self._closing = False
 
@@ -63,6 +66,15 @@ class Embeddings:
 
     async def create(self, request: Request) -> Response:
         """Embeds the inputs. A client that leaves cancels what has not run."""
+        return await self.embed(request, lambda body: parse_body(EmbeddingsRequest, request, body), _write)
+
+    async def embed(
+        self,
+        request: Request,
+        read: Callable[[bytes], EmbeddingsRequest],
+        write: Callable[[EmbeddingsRequest, Form, Inputs, list[Embedding]], bytes],
+    ) -> Response:
+        """What `write` says of the vectors that `read` finds asked for in the body; both run off the event loop."""
 
         def prepare(asked: EmbeddingsRequest, expired: Callable[[], bool]) -> Inputs:
             inputs = read_inputs(self._engine, self._settings, asked, expired)
@@ -72,7 +84,7 @@ class Embeddings:
         def submit(inputs: Inputs, **more: Any) -> list[Future[Embedding]]:
             return self._engine.submit_batch([segment.ids for segment in inputs.wanted], **more)
 
-        return await self._answer(request, EmbeddingsRequest, prepare, submit, _write)
+        return await self._answer(request, read, prepare, submit, write)
 
     async def prefixes(self, request: Request) -> Response:
         """Embeds beginnings of one text, which is read once. Each vector is that of the beginning on its own."""
@@ -89,12 +101,15 @@ class Embeddings:
             # Each token is computed once, and each end token.
             return _dump(asked, data, len(beginnings.ids) + len(beginnings.cuts), embeddings, {})
 
-        return await self._answer(request, PrefixesRequest, self._cut, self._engine.submit_beginnings, write)
+        def read(body: bytes) -> PrefixesRequest:
+            return parse_body(PrefixesRequest, request, body)
+
+        return await self._answer(request, read, self._cut, self._engine.submit_beginnings, write)
 
     async def _answer(
         self,
         request: Request,
-        kind: type[Asked],
+        read: Callable[[bytes], Asked],
         prepare: Callable[[Asked, Callable[[], bool]], Prepared],
         submit: Callable[..., list[Future[Embedding]]],
         write: Callable[[Asked, Form, Prepared, list[Embedding]], bytes],
@@ -102,8 +117,8 @@ class Embeddings:
         """What both have in common: parse, tokenise, compute, write, each within the deadline."""
         started = time.monotonic()
         body = await request.body()
-        asked = await self._work(lambda: parse_body(kind, request, body))
-        self._check_model(asked.model)
+        asked = await self._work(lambda: read(body))
+        self.check_model(asked.model)
         request.state.lane = asked.priority
         form = self._reducers.form(asked.dimensions, asked.encoding_format, asked.reducer)
         deadline = started + (asked.timeout_ms / 1000 if asked.timeout_ms else self._settings.timeout)
@@ -147,7 +162,7 @@ class Embeddings:
         body = await request.body()
         asked = await self._work(lambda: parse_body(TokenizeRequest, request, body))
         if asked.model is not None:
-            self._check_model(asked.model)
+            self.check_model(asked.model)
 
         def work() -> bytes:
             prompt = self._engine.prompt(asked.instruction, asked.prompt_name, asked.input_type)
@@ -170,7 +185,8 @@ class Embeddings:
 
         return Response(await self._work(work, len(body)), media_type="application/json")
 
-    def _check_model(self, model: str) -> None:
+    def check_model(self, model: str) -> None:
+        """Raises NotFound, with the names that there are."""
         if model not in self._names:
             raise NotFound(f"no such model here; this server has {', '.join(self._names)}", "model")
 

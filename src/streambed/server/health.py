@@ -12,6 +12,8 @@ from starlette.responses import Response
 import streambed
 from streambed.engine.engine import Engine
 from streambed.errors import NotFound, NotReady
+from streambed.server.dropin import tei_facts
+from streambed.settings import Settings
 from streambed.vectors.reducers import Reducers
 
 WATCHDOG_SECONDS = 60.0
@@ -21,8 +23,9 @@ WATCHDOG_SECONDS = 60.0
 class Health:
     """The handlers. None of them waits for the engine."""
 
-    def __init__(self, engine: Engine, names: tuple[str, ...], reducers: Reducers) -> None:
+    def __init__(self, engine: Engine, settings: Settings, names: tuple[str, ...], reducers: Reducers) -> None:
         self._engine = engine
+        self._settings = settings
         self._reducers = reducers
         self._names = names
         self._created = int(time.time())
@@ -63,9 +66,9 @@ class Health:
         }
 
     async def info(self, request: Request) -> Response:
-        """What was loaded and how it is doing."""
+        """What was loaded and how it is doing; TEI's keys, too."""
         engine = self._engine
-        body = {
+        body = tei_facts(engine, self._settings) | {
             "version": streambed.__version__,
             "served_model_names": self._names,
             **asdict(engine.info),

@@ -59,7 +59,9 @@ def lanes_of(route: str) -> tuple[str, ...]:
     """In which lanes the requests of a route are: the first one unless the request says another."""
     if "/v1/sessions" in route:
         return ("stream",)
-    return REQUEST_LANES if route.startswith("/v1/embeddings") else (NO_LANE,)
+    if route == "/":
+        return (NO_LANE, *REQUEST_LANES)
+    return REQUEST_LANES if route.startswith(("/v1/embeddings", "/embed", "/api/embed")) else (NO_LANE,)
 
 
 class Metrics:

@@ -1,0 +1,323 @@
+"""Routes of other servers, so that their clients need a new address and nothing else: `/embed` of Hugging Face's Text
+Embeddings Inference (TEI), `/api/embed` and `/api/embeddings` of Ollama, and what Ollama's clients ask before.
+
+Each is a translation of `POST /v1/embeddings`: their request into ours, our vectors and errors into their form. What no
+setting here can do, such as vectors that are not of unit length, is refused; what has no effect on a vector is accepted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, TypeVar
+
+import numpy as np
+import orjson
+from pydantic import Field, WithJsonSchema
+from starlette.requests import Request
+from starlette.responses import Response
+
+import streambed
+from streambed.engine.engine import Engine
+from streambed.engine.sequence import Embedding
+from streambed.errors import Internal, InvalidRequest, NotReady, Overloaded, RequestError, TooLarge
+from streambed.server.embeddings import Embeddings
+from streambed.server.ignored import parse_body
+from streambed.server.inputs import Inputs
+from streambed.settings import Settings
+from streambed.vectors.reducers import Form
+from streambed.wire import MAX_INPUTS, EmbeddingsRequest, Strict
+from streambed.wire.requests import Input, Integer, Positive
+
+Body = TypeVar("Body", bound=Strict)
+Dialect = Callable[[RequestError], tuple[int, dict[str, Any]]]
+
+
+class TeiRequest(Strict):
+    """Body of `POST /embed`."""
+
+    inputs: Input = Field(description="A text, texts, token ids, or lists of token ids.")
+    normalize: bool = Field(True, description="All vectors are of unit length: only `true` is accepted.")
+    truncate: bool = Field(False, description="Cut what is longer than the window; else it is refused with 413.")
+    truncation_direction: Literal["Right", "right", "Left", "left"] = Field(
+        "Right", description="Where to cut; only the right side, the end of the text, is."
+    )
+    prompt_name: str | None = Field(None, description="A prompt that the checkpoint names.")
+    dimensions: Integer | None = Field(None, description="Leading dimensions to keep.")
+
+
+class OllamaOptions(Strict):
+    """Ollama's options. All but `num_ctx` are of generation, or of how a model is loaded: none changes a vector."""
+
+    num_ctx: Positive | None = Field(None, description="Cut what is longer than so many tokens.")
+    num_keep: Integer | None = None
+    num_predict: Integer | None = None
+    num_batch: Integer | None = None
+    num_gpu: Integer | None = None
+    main_gpu: Integer | None = None
+    num_thread: Integer | None = None
+    numa: bool | None = None
+    low_vram: bool | None = None
+    f16_kv: bool | None = None
+    use_mmap: bool | None = None
+    use_mlock: bool | None = None
+    logits_all: bool | None = None
+    vocab_only: bool | None = None
+    embedding_only: bool | None = None
+    seed: Integer | None = None
+    stop: list[str] | None = None
+    top_k: Integer | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    tfs_z: float | None = None
+    typical_p: float | None = None
+    repeat_last_n: Integer | None = None
+    temperature: float | None = None
+    repeat_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    penalize_newline: bool | None = None
+    mirostat: Integer | None = None
+    mirostat_tau: float | None = None
+    mirostat_eta: float | None = None
+
+
+class _OllamaRequest(Strict):
+    model: str = Field(description="A name that `/v1/models` lists, `:latest` behind it or not.")
+    options: OllamaOptions | None = Field(None, description="See above.")
+    keep_alive: Annotated[Any, WithJsonSchema({"oneOf": [{"type": "number"}, {"type": "string"}]})] = Field(
+        None, description="Accepted; a model stays loaded here."
+    )
+
+
+class OllamaEmbedRequest(_OllamaRequest):
+    """Body of `POST /api/embed`."""
+
+    input: Input = Field(description="A text, or texts.")
+    truncate: bool = Field(True, description="Cut what is longer than the window; else it is refused.")
+    dimensions: Integer | None = Field(None, description="Leading dimensions to keep.")
+
+
+class OllamaEmbeddingsRequest(_OllamaRequest):
+    """Body of `POST /api/embeddings`."""
+
+    prompt: str = Field(description="A text.")
+
+
+class OllamaShowRequest(Strict):
+    """Body of `POST /api/show`."""
+
+    model: str | None = Field(None, description="A name that `/v1/models` lists, `:latest` behind it or not.")
+    name: str | None = Field(None, description="The same, as older clients say it.")
+    verbose: bool = Field(False, description="Accepted.")
+
+
+ROUTES: tuple[tuple[str, str, str, type[Strict] | None], ...] = (
+    ("POST", "/embed", "tei_embed", TeiRequest),
+    ("POST", "/api/embed", "ollama_embed", OllamaEmbedRequest),
+    ("POST", "/api/embeddings", "ollama_embeddings", OllamaEmbeddingsRequest),
+    ("POST", "/api/show", "ollama_show", OllamaShowRequest),
+    ("GET", "/api/tags", "ollama_tags", None),
+    ("GET", "/api/version", "ollama_version", None),
+)
+"""Method, path, handler, and what the body is."""
+
+
+class DropIn:
+    """The handlers."""
+
+    def __init__(self, engine: Engine, embeddings: Embeddings, names: tuple[str, ...]) -> None:
+        self._engine = engine
+        self._embeddings = embeddings
+        self._names = names
+        self._since = datetime.now(UTC).isoformat()
+
+    async def tei_embed(self, request: Request) -> Response:
+        """Text Embeddings Inference's route: a bare list of vectors."""
+
+        def read(body: bytes) -> EmbeddingsRequest:
+            asked = parse_body(TeiRequest, request, body)
+            if not asked.normalize:
+                raise InvalidRequest("normalize is false, and all vectors here are of unit length", "normalize")
+            if asked.truncation_direction.lower() == "left":
+                raise InvalidRequest(
+                    "truncation_direction is left, and texts are cut at their end alone", "truncation_direction"
+                )
+            return _asking(
+                input=asked.inputs,
+                model=self._names[0],
+                long_input="truncate" if asked.truncate else "error",
+                prompt_name=asked.prompt_name,
+                dimensions=asked.dimensions,
+            )
+
+        return await self._embeddings.embed(request, read, lambda *found: _dump(_vectors(*found)))
+
+    async def ollama_embed(self, request: Request) -> Response:
+        """Ollama's route, with vectors of unit length as there."""
+        started, model = time.perf_counter_ns(), ""
+
+        def read(body: bytes) -> EmbeddingsRequest:
+            nonlocal model
+            asked = parse_body(OllamaEmbedRequest, request, body)
+            model = asked.model
+            cut = self._cut(asked.options, asked.truncate)
+            return _asking(input=asked.input, model=self._name(model), dimensions=asked.dimensions, **cut)
+
+        def write(asked: EmbeddingsRequest, form: Form, inputs: Inputs, embeddings: list[Embedding]) -> bytes:
+            return _dump(
+                {
+                    "model": model,
+                    "embeddings": _vectors(asked, form, inputs, embeddings),
+                    "total_duration": time.perf_counter_ns() - started,
+                    "load_duration": 0,
+                    "prompt_eval_count": sum(len(segment.ids) + 1 for segment in inputs.wanted),
+                }
+            )
+
+        return await self._embeddings.embed(request, read, write)
+
+    async def ollama_embeddings(self, request: Request) -> Response:
+        """Ollama's older route, for one text."""
+
+        def read(body: bytes) -> EmbeddingsRequest:
+            asked = parse_body(OllamaEmbeddingsRequest, request, body)
+            return EmbeddingsRequest(
+                input=asked.prompt, model=self._name(asked.model), **self._cut(asked.options, True)
+            )
+
+        return await self._embeddings.embed(request, read, lambda *found: _dump({"embedding": _vectors(*found)[0]}))
+
+    async def ollama_tags(self, request: Request) -> Response:
+        """The models, as Ollama lists them."""
+        facts = {
+            "modified_at": self._since,
+            "size": sum(file.stat().st_size for file in self._engine.checkpoint.weight_files),
+            "digest": self._engine.info.fingerprint,
+            "details": self._details(),
+        }
+        return _reply({"models": [{"name": name, "model": name, **facts} for name in self._names]})
+
+    async def ollama_version(self, request: Request) -> Response:
+        """Streambed's own version."""
+        return _reply({"version": streambed.__version__})
+
+    async def ollama_show(self, request: Request) -> Response:
+        """What a model is, as far as embeddings go."""
+        asked = parse_body(OllamaShowRequest, request, await request.body())
+        self._embeddings.check_model(self._name(asked.model or asked.name or ""))
+        info = self._engine.info
+        return _reply(
+            {
+                "modified_at": self._since,
+                "details": self._details(),
+                "model_info": {
+                    "general.architecture": "qwen3",
+                    "qwen3.context_length": info.max_tokens,
+                    "qwen3.embedding_length": info.dimensions,
+                },
+                "capabilities": ["embedding"],
+            }
+        )
+
+    def _details(self) -> dict[str, Any]:
+        return {
+            "format": "safetensors",
+            "family": "qwen3",
+            "families": ["qwen3"],
+            "quantization_level": self._engine.info.dtype,
+        }
+
+    def _name(self, model: str) -> str:
+        """Ollama's clients put a tag behind a name that has none."""
+        return model if model in self._names else model.removesuffix(":latest")
+
+    def _cut(self, options: OllamaOptions | None, truncate: bool) -> dict[str, Any]:
+        """Which fields say what becomes of a long text."""
+        kept = options.num_ctx if options is not None else None
+        if kept is None or kept >= self._engine.info.max_tokens:
+            return {"long_input": "truncate" if truncate else "error"}
+        if not truncate:
+            raise InvalidRequest(
+                "num_ctx is less than the window and truncate is false, and only texts beyond the window are refused here",
+                "options.num_ctx",
+            )
+        return {"truncate_prompt_tokens": kept}
+
+
+def tei_facts(engine: Engine, settings: Settings) -> dict[str, Any]:
+    """What TEI's `/info` has, beside our own."""
+    return {
+        "model_id": engine.info.model,
+        "model_sha": settings.revision,
+        "model_dtype": engine.info.dtype,
+        "model_type": {"embedding": {"pooling": "last_token"}},
+        "max_concurrent_requests": settings.max_requests,
+        "max_input_length": engine.info.max_tokens,
+        "max_batch_tokens": engine.info.max_batch_tokens,
+        "max_batch_requests": None,
+        "max_client_batch_size": MAX_INPUTS,
+        "auto_truncate": False,  # of /embed
+        "tokenization_workers": Embeddings.WORKERS,
+        "version": streambed.__version__,
+        "sha": None,
+        "docker_label": None,
+    }
+
+
+def dialect_of(path: str) -> Dialect | None:
+    """How the routes of other servers say errors; None for ours."""
+    return _DIALECTS.get(path)
+
+
+def _as_tei(error: RequestError) -> tuple[int, dict[str, Any]]:
+    kind, status = "Validation", error.status
+    if error.details and "indexes" in error.details:
+        kind = "Empty"
+    elif isinstance(error, InvalidRequest):
+        status = 422
+    elif isinstance(error, Overloaded):
+        kind = "Overloaded"
+    elif isinstance(error, NotReady):
+        kind = "Unhealthy"
+    elif isinstance(error, Internal):
+        kind, status = "Backend", 424
+    elif not isinstance(error, TooLarge) and status >= 500:
+        kind = "Backend"
+    return status, {"error": _words(error, "inputs"), "error_type": kind}
+
+
+def _as_ollama(error: RequestError) -> tuple[int, dict[str, Any]]:
+    return error.status, {"error": _words(error, "input")}
+
+
+def _words(error: RequestError, field: str) -> str:
+    """The message, without what only our own fields can do about it."""
+    if error.details and "indexes" in error.details:
+        return (
+            f"{field} has empty texts, which have no embedding, at {', '.join(map(str, error.details['indexes'][:10]))}"
+        )
+    return error.message
+
+
+_DIALECTS: dict[str, Dialect] = {"/": _as_tei, "/embed": _as_tei} | {
+    path: _as_ollama for _, path, _, _ in ROUTES if path.startswith("/api/")
+}
+
+
+def _asking(**fields: Any) -> EmbeddingsRequest:
+    return EmbeddingsRequest.model_validate(fields)
+
+
+def _vectors(asked: EmbeddingsRequest, form: Form, inputs: Inputs, embeddings: list[Embedding]) -> Any:
+    """float32 [texts, dimensions]: none was divided, so each has one."""
+    return np.ascontiguousarray(form.vectors(np.stack([embedding.vectors[0] for embedding in embeddings])))
+
+
+def _dump(value: Any) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _reply(value: Any) -> Response:
+    return Response(_dump(value), media_type="application/json")
