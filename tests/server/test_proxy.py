@@ -62,7 +62,7 @@ def test_all_that_leads_elsewhere_has_it(below: Live, start: str) -> None:
 
 def test_the_cookie_is_of_that_path(below: Live) -> None:
     """Other programs of that host have no use for it."""
-    with httpx.Client(base_url=below.url, trust_env=False) as browser:
+    with httpx.Client(base_url=below.url, timeout=60, trust_env=False) as browser:
         entered = browser.post("/sub/playground/key", json={"api_key": "key"}, headers={"Origin": below.url})
         assert (entered.status_code, "Path=/sub;" in entered.headers["set-cookie"]) == (204, True)
         assert browser.get("/sub/info").status_code == 200
@@ -75,7 +75,7 @@ def test_the_cookie_is_of_that_path(below: Live) -> None:
     "path", ["/sub/info", "/sub/sub/info", "/sub/playground/../info", "/sub//livez", "/sub/docs/../info"]
 )
 def test_a_prefix_opens_nothing(below: Live, path: str) -> None:
-    with httpx.Client(base_url=below.url, headers={"Authorization": ""}, trust_env=False) as stranger:
+    with httpx.Client(base_url=below.url, headers={"Authorization": ""}, timeout=60, trust_env=False) as stranger:
         assert stranger.request("GET", httpx.URL(below.url + path)).status_code in (401, 404)
         assert b"fingerprint" not in stranger.request("GET", httpx.URL(below.url + path)).content
 
@@ -85,7 +85,7 @@ def test_prefixes_that_are_routes_open_nothing(engine: Engine, prefix: str) -> N
     """What the guard takes for the path is what routing takes for it."""
     servers = Servers()
     live = servers.start(engine, Settings(root_path=prefix, drain=5.0), keys=("key",))
-    with httpx.Client(base_url=live.url, trust_env=False) as stranger:
+    with httpx.Client(base_url=live.url, timeout=60, trust_env=False) as stranger:
         for path in itertools.product([f"{prefix}", f"{prefix}{prefix}", ""], ["/info", "/v1/models", "/metrics"]):
             assert stranger.get("".join(path)).status_code in (401, 404), path
     assert live.client.get(f"{prefix}/info").status_code == 200

@@ -25,7 +25,7 @@ def keyed(engine: Engine) -> Iterator[Live]:
 
 @pytest.fixture
 def browser(keyed: Live) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=keyed.url, trust_env=False) as client:
+    with httpx.Client(base_url=keyed.url, timeout=60, trust_env=False) as client:
         yield client
 
 
