@@ -76,17 +76,17 @@ class Sessions:
         return _reply(stream.report(SessionCreated), 201)
 
     async def list(self, request: Request) -> Response:
-        """The sessions of this key."""
+        """Lists the sessions of this key."""
         data = [stream.state() for stream in self._registry.of(request.state.owner)]
         return Response(orjson.dumps({"object": "list", "data": data}), media_type="application/json")
 
     async def get(self, request: Request) -> Response:
-        """How a session stands: where an append must start, and at which revision it is. Does not prolong its life."""
+        """Reports the state of a session: where an append must start, and its revision. Does not prolong its life."""
         stream = self._registry.find(request.state.owner, request.path_params["session"])
         return Response(orjson.dumps(stream.state()), media_type="application/json")
 
     async def delete(self, request: Request) -> Response:
-        """Ends a session. Its text is erased when this is answered, or as soon as the journal can be written."""
+        """Ends a session. Its text is erased before the answer, or as soon as the journal can be written."""
         stream = self._registry.find(request.state.owner, request.path_params["session"])
         asker = Asker()
         await self._registry.close(stream, asker)
@@ -103,7 +103,7 @@ class Sessions:
         return await self._change(request, InputTextSet, asked)
 
     async def embed(self, request: Request) -> Response:
-        """The embedding of the text as it is."""
+        """Returns the embedding of the present text."""
         asked = await _parse(EmbeddingRequest, request)
         session = request.path_params["session"]
         timeout = asked.timeout_ms / 1000 if asked.timeout_ms else self._settings.timeout

@@ -1,4 +1,4 @@
-"""Events of a session: what clients send, and what the server does."""
+"""Events of a session: those that clients send, and those that the server sends."""
 
 from __future__ import annotations
 
@@ -31,15 +31,17 @@ class SessionCreate(SessionOptions, _ClientEvent):
 
 
 class SessionUpdate(_SessionEvent):
-    """Changes when to emit and what to watch; what is not given stays. Answered by `session.updated`."""
+    """Changes when to emit and what to watch; options that are not given stay. Answered by `session.updated`."""
 
     type: Literal["session.update"] = "session.update"
     emit: Emit | None = Field(None, description="When to emit embeddings unasked.")
-    watch: list[Watch] | None = Field(None, max_length=MAX_WATCHES, description="What to look out for, all of it.")
+    watch: list[Watch] | None = Field(
+        None, max_length=MAX_WATCHES, description="What to watch for; replaces all earlier watches."
+    )
 
 
 class SessionResume(_SessionEvent):
-    """Takes a session over to this socket, wherever it was. Answered by `session.resumed`."""
+    """Moves a session to this socket, wherever it was. Answered by `session.resumed`."""
 
     type: Literal["session.resume"] = "session.resume"
     resume_token: str = Field(max_length=128, description="From `session.created`.")
@@ -64,13 +66,13 @@ class InputTextAppend(AppendRequest, _SessionEvent):
 
 
 class InputTextReplace(_SessionEvent):
-    """Puts text in the place of a range. Answered by `input_text.ack`."""
+    """Replaces a range with text. Answered by `input_text.ack`."""
 
     type: Literal["input_text.replace"] = "input_text.replace"
     start: Natural = Field(description="Where the range begins.")
     end: Natural = Field(description="Where it ends; this position is not part of it.")
-    text: str = Field(description="What takes its place.")
-    base_revision: Natural | None = Field(None, description="The revision that this change was made to.")
+    text: str = Field(description="The text that replaces it.")
+    base_revision: Natural | None = Field(None, description="The revision on which this change is based.")
 
 
 class InputTextSet(SetRequest, _SessionEvent):
@@ -108,47 +110,52 @@ class ServerEvent:
     """An event that the server sends. Fields that are None do not travel."""
 
     type: ClassVar[str]
-    session: str | None = _about("Id of the session; absent where an error concerns none.", None)
-    event_id: str | None = _about("Of the event that this answers; absent from what comes unasked.", None)
+    session: str | None = _about("Id of the session; absent from an error that concerns no session.", None)
+    event_id: str | None = _about("Id of the event that this one answers; absent from events that come unasked.", None)
 
 
 @dataclass(frozen=True)
 class SessionReport(ServerEvent):
     """How a session stands."""
 
-    resume_token: str = _about("What `session.resume` asks for. A secret: who has it (and the key) has the session.")
-    revision: int = _about("How many changes were applied.")
-    offset: int = _about("Length of the text, which is where the next append starts.")
-    kv: Literal["warm", "cold"] = _about("Whether the text is computed, or will be when an embedding is next wanted.")
+    resume_token: str = _about(
+        "Required by `session.resume`. A secret: whoever has it and the key can take the session over."
+    )
+    revision: int = _about("How many changes have been applied.")
+    offset: int = _about("Length of the text; the next append starts here.")
+    kv: Literal["warm", "cold"] = _about(
+        "`warm`: the text is computed; `cold`: it will be when an embedding is next requested."
+    )
     credit: int = _about("Characters that may be sent before the next acknowledgement.")
     limits: dict[str, int] = _about(
-        "`max_characters` of the text, `max_tokens` as `input_text.ack` counts them, `max_pending` embeddings asked for and "
-        "not answered, "
-        "`max_frame_bytes` of a frame."
+        "`max_characters` of the text, `max_tokens` as `input_text.ack` counts them, `max_pending` embeddings that may be "
+        "unanswered at once, `max_frame_bytes` of a frame."
     )
     dimensions: int = _about("Dimensions of the session's vectors.")
-    overflow: Literal["error", "segment"] = _about("What becomes of a text that outgrows the window.", "error")
-    fingerprint: str = _about("Of everything that decides a vector: vectors of another one do not compare.")
+    overflow: Literal["error", "segment"] = _about("What happens to a change that does not fit in the window.", "error")
+    fingerprint: str = _about(
+        "Hash of everything that decides a vector; vectors with different ones cannot be compared."
+    )
     expires_in_s: float = _about("Time to live without a client.")
     segment: int | None = _about(
-        "With `overflow: segment`, the number of the segment that grows, from 0; `start` and `segment` stand in "
-        "acknowledgements and embeddings of such sessions, too.",
+        "With `overflow: segment`, the number of the current segment, from 0. Acknowledgements and embeddings of such "
+        "sessions have `segment` and `start`, too.",
         None,
     )
-    start: int | None = _about("Where it begins; what stands before it can no longer be changed.", None)
+    start: int | None = _about("Where the current segment begins; text before it can no longer be changed.", None)
 
 
 @dataclass(frozen=True)
 class SessionCreated(SessionReport):
-    """A session is open, on this socket."""
+    """A session has been opened on this socket."""
 
     type = "session.created"
-    forked_from: str | None = _about("The session that it was forked from.", None)
+    forked_from: str | None = _about("The session from which it was forked.", None)
 
 
 @dataclass(frozen=True)
 class SessionResumed(SessionReport):
-    """The session is on this socket now. Send what comes after `revision`."""
+    """The session is on this socket now. Send the changes that come after `revision`."""
 
     type = "session.resumed"
 
@@ -166,11 +173,11 @@ class SessionClosed(ServerEvent):
 
     type = "session.closed"
     reason: Literal["closed", "expired", "taken_over", "draining", "idle", "lifetime"] = _about(
-        "`closed` and `expired`: it has ended and its text is erased; `taken_over`: a newer socket has it; `draining`: the "
-        "server ends; `idle` and `lifetime`: this socket was silent, or open, for too long."
+        "`closed` and `expired`: the session has ended and its text is erased; `taken_over`: a newer socket has it; "
+        "`draining`: the server is shutting down; `idle` and `lifetime`: this socket was silent, or open, for too long."
     )
     resume: dict[str, Any] | None = _about(
-        "Where the session can be resumed: `resume_token`, `revision`, `offset`, `expires_in_s`.", None
+        "How the session can be resumed: `resume_token`, `revision`, `offset`, `expires_in_s`.", None
     )
 
 
@@ -179,12 +186,12 @@ class InputTextAck(ServerEvent):
     """All changes up to `revision` are applied and, where there is a journal, on disk."""
 
     type = "input_text.ack"
-    revision: int = _about("How many changes are acknowledged.")
+    revision: int = _about("How many changes have been acknowledged.")
     offset: int = _about("Length of the text at that revision.")
-    tokens: int = _about("Tokens of instruction and text, as of now; the end token is not counted.")
+    tokens: int = _about("Tokens of instruction and text at present; the end token is not counted.")
     credit: int = _about("Characters that may be sent before the next acknowledgement.")
-    segment: int | None = _about("The segment that grows.", None)
-    start: int | None = _about("Where it begins.", None)
+    segment: int | None = _about("The current segment.", None)
+    start: int | None = _about("Where the current segment begins.", None)
 
 
 @dataclass(frozen=True)
@@ -192,47 +199,48 @@ class EmbeddingDone(ServerEvent):
     """The exact embedding of the text at `revision`, or of a segment of it."""
 
     type = "embedding.done"
-    revision: int = _about("The state of the text that it is of.")
-    offset: int = _about("Its length.")
+    revision: int = _about("The revision of the text that was embedded.")
+    offset: int = _about("Length of the text at that revision.")
     embedding: Any = _about("A list of numbers, or base64 of little-endian float32; of unit length.")
-    scale: float | None = _about("What the numbers of `int8` and `ubinary` are to be multiplied by.", None)
-    drift: float | None = _about("Cosine distance from the embedding sent before; absent from the first.", None)
+    scale: float | None = _about("The factor to multiply the numbers of `int8` and `ubinary` by.", None)
+    drift: float | None = _about("Cosine distance from the previous embedding; absent from the first.", None)
     usage: dict[str, int] = _about(
-        "`prompt_tokens` of instruction, text and end token; `cached_tokens` were there, `computed_tokens` were not."
+        "`prompt_tokens` counts instruction, text and end token: `cached_tokens` were already computed, `computed_tokens` "
+        "were not."
     )
-    timing_ms: dict[str, float] = _about("`queue`, `compute`, and `total` since it was asked for.")
-    segment: int | None = _about("The segment that it is of.", None)
-    start: int | None = _about("Where that begins: the vector is of the text from here to `offset`.", None)
+    timing_ms: dict[str, float] = _about("`queue`, `compute`, and `total` since the request.")
+    segment: int | None = _about("The segment that was embedded.", None)
+    start: int | None = _about("Where the segment begins: the vector is that of the text from here to `offset`.", None)
     final: bool | None = _about("True in a segment's last embedding, which comes unasked when the segment ends.", None)
 
 
 @dataclass(frozen=True)
 class EmbeddingSkipped(ServerEvent):
-    """Automatic embeddings that were due, up to this revision, give way to a newer one."""
+    """Automatic embeddings that were due up to this revision are skipped for a newer one."""
 
     type = "embedding.skipped"
     revision: int = _about("The newest revision that will not be emitted.")
-    superseded_by: int = _about("The revision that will.")
+    superseded_by: int = _about("The revision that will be emitted.")
 
 
 @dataclass(frozen=True)
 class WatchTriggered(ServerEvent):
-    """The text has come as near to a watch as its threshold. Once, until it has gone away again."""
+    """The similarity to a watch has reached its threshold. Sent once, until the similarity has fallen again."""
 
     type = "watch.triggered"
-    watch: str = _about("Its id.")
+    watch: str = _about("Id of the watch.")
     score: float = _about("Cosine similarity.")
-    revision: int = _about("The state of the text.")
-    offset: int = _about("Its length.")
+    revision: int = _about("Revision of the text.")
+    offset: int = _about("Length of the text at that revision.")
 
 
 @dataclass(frozen=True)
 class ErrorEvent(ServerEvent):
-    """What was asked is refused, and nothing of it was applied."""
+    """The request is refused, and no part of it was applied."""
 
     type = "error"
     error: dict[str, Any] = _about("`type`, `code`, `message`, `param`, as over HTTP.")
-    expected_offset: int | None = _about("Where an append must start.", None)
+    expected_offset: int | None = _about("Where the next append must start.", None)
     revision: int | None = _about("The session's revision.", None)
 
 

@@ -1,5 +1,5 @@
 """Bodies of requests, and what events share with them. Strict, and unknown fields are refused: a misspelt option must not
-be silently without effect."""
+be ignored silently."""
 
 from __future__ import annotations
 
@@ -66,13 +66,17 @@ InputType = Annotated[
 
 
 class _Prompted(Strict):
-    instruction: str | None = Field(None, description="Task that the embedding is for, in words; put before the text.")
+    instruction: str | None = Field(
+        None, description="The task that the embedding is for, in words; it goes before the text."
+    )
     input_type: InputType | None = Field(
         None,
-        description="What the text is, instead of a task; `search_query` is `query`, `search_document` and `passage` are "
-        "`document`.",
+        description="What the text is, in place of a task. `search_query` means `query`; `search_document` and `passage` "
+        "mean `document`.",
     )
-    prompt_name: str | None = Field(None, description="A prompt that the checkpoint names, instead of a task.")
+    prompt_name: str | None = Field(
+        None, description="The name of one of the checkpoint's prompts, in place of a task."
+    )
 
 
 class _Shaped(_Prompted):
@@ -80,8 +84,10 @@ class _Shaped(_Prompted):
         "float",
         description="`base64` is little-endian float32; `int8` and `ubinary` are numbers that come with a `scale`.",
     )
-    dimensions: Integer | None = Field(None, description="Leading dimensions to keep: 32 to the model's own.")
-    reducer: str | None = Field(None, description="A reducer that `/info` lists, instead of `dimensions`.")
+    dimensions: Integer | None = Field(
+        None, description="How many leading dimensions to keep: from 32 to all of the model's."
+    )
+    reducer: str | None = Field(None, description="A reducer that `/info` lists, in place of `dimensions`.")
 
 
 class EmbeddingsRequest(_Shaped):
@@ -92,28 +98,30 @@ class EmbeddingsRequest(_Shaped):
     user: str | None = Field(None, description="Accepted for compatibility; not used.")
     long_input: Literal["merge", "truncate", "error"] | None = Field(
         None,
-        description="What to do with a text beyond the window: `merge` its segments' vectors, `truncate` it, or refuse it "
-        "as an `error`; by default what the server was started with.",
+        description="What to do with a text that is longer than the window: `merge` the vectors of its segments, `truncate` "
+        "it, or refuse it with an `error`; the default is the server's `--long-input`.",
     )
     truncate_prompt_tokens: Annotated[Literal[-1], BeforeValidator(whole)] | Positive | None = Field(
         None,
-        description="Keep so many tokens, the first ones, prompt and end token among them; -1 is the window. vLLM's, "
-        "instead of `long_input`.",
+        description="How many tokens to keep from the beginning, counting prompt and end token; -1 is the window. vLLM's "
+        "field, in place of `long_input`.",
     )
     empty: Empty = Field(
-        "error", description="What to do with an empty text: refuse the request, or give `null` in its place."
+        "error", description="What to do with an empty text: refuse the request, or return `null` in its place."
     )
-    overlap: Natural = Field(0, description="Tokens of a segment's end that the next one begins with, about.")
-    segments: bool = Field(False, description="Give each segment's own vector, too, with its place and hash.")
+    overlap: Natural = Field(0, description="About how many tokens from the end of a segment the next one repeats.")
+    segments: bool = Field(False, description="Also return a vector for each segment, with its place and hash.")
     known_segments: list[str] | None = Field(
         None,
         max_length=65_536,
         fail_fast=True,
-        description="Hashes of segments whose vectors the client has: they are not computed again, and no text that has "
-        "one is merged; implies `segments`.",
+        description="Hashes of segments whose vectors the client already has. They are not computed again, and a text that "
+        "contains one is not merged. Implies `segments`.",
     )
-    priority: Literal["query", "bulk"] | None = Field(None, description="Lane; by default decided by the size.")
-    timeout_ms: Positive | None = Field(None, description="Give up with 504 after this time.")
+    priority: Literal["query", "bulk"] | None = Field(
+        None, description="The lane; by default the size of the request decides."
+    )
+    timeout_ms: Positive | None = Field(None, description="After this time the request fails with 504.")
 
 
 MAX_PREFIXES = 2048
@@ -127,18 +135,23 @@ class PrefixesRequest(_Shaped):
     model: str = Field(description="A name that `/v1/models` lists.")
     every: Literal["sentence"] | Positive = Field(
         "sentence",
-        description="At the ends of sentences and lines, or after so many tokens; the whole text comes last.",
+        description="Where the beginnings end: at the ends of sentences and lines, or after every so many tokens. The whole "
+        "text comes last.",
     )
     offsets: list[Integer] | None = Field(
         None,
         min_length=1,
         max_length=MAX_PREFIXES,
         fail_fast=True,
-        description="At these places instead, which must rise.",
+        description="Where the beginnings end, in rising order, in place of `every`.",
     )
-    offset_unit: OffsetUnit = Field("codepoint", description="What offsets count, in both directions.")
-    priority: Literal["query", "bulk"] | None = Field(None, description="Lane; by default decided by the size.")
-    timeout_ms: Positive | None = Field(None, description="Give up with 504 after this time.")
+    offset_unit: OffsetUnit = Field(
+        "codepoint", description="The unit of all offsets, in the request and in the reply."
+    )
+    priority: Literal["query", "bulk"] | None = Field(
+        None, description="The lane; by default the size of the request decides."
+    )
+    timeout_ms: Positive | None = Field(None, description="After this time the request fails with 504.")
 
 
 class TokenizeRequest(_Prompted):
@@ -149,7 +162,7 @@ class TokenizeRequest(_Prompted):
 
 
 class Emit(Strict):
-    """When a session emits its embedding by itself."""
+    """When a session sends embeddings unasked."""
 
     on: Literal["manual", "append", "pause", "sentence", "drift"] = Field(
         "manual",
@@ -160,7 +173,7 @@ class Emit(Strict):
         0, description="Least time between two automatic embeddings."
     )
     pause_ms: Annotated[int, Field(ge=10, le=3_600_000), BeforeValidator(whole)] = Field(
-        300, description="How long without a change counts as a pause."
+        300, description="How long nothing must change for a pause."
     )
     drift: float = Field(
         0.1, gt=0, le=2, allow_inf_nan=False, description="Cosine distance from the last emitted vector."
@@ -168,14 +181,15 @@ class Emit(Strict):
 
 
 class Watch(Strict):
-    """Something to look out for: `watch.triggered` when the text comes as near to it as `threshold`."""
+    """Something to watch for: `watch.triggered` comes when the text's similarity to it reaches `threshold`."""
 
     id: str = Field(min_length=1, max_length=64, description="Name of the watch in `watch.triggered`.")
     text: str | None = Field(None, min_length=1, description="What to watch for; embedded as a document.")
     embedding: list[float] | None = Field(
         None,
         fail_fast=True,
-        description="Its vector instead, with the session's `dimensions`; under a reducer, with the model's own.",
+        description="A vector to watch for, in place of a text; it has the session's `dimensions` or, under a reducer, the "
+        "model's.",
     )
     threshold: float = Field(ge=-1, le=1, allow_inf_nan=False, description="Cosine similarity at which it triggers.")
 
@@ -188,14 +202,14 @@ class SessionOptions(_Shaped):
     """Body of `POST /v1/sessions`, and fields of `session.create`."""
 
     emit: Emit = Field(default_factory=lambda: Emit.model_validate({}), description="When to emit embeddings unasked.")
-    watch: list[Watch] = Field(default_factory=list, max_length=MAX_WATCHES, description="What to look out for.")
+    watch: list[Watch] = Field(default_factory=list, max_length=MAX_WATCHES, description="What to watch for.")
     offset_unit: OffsetUnit = Field(
-        "codepoint", description="What positions count, in both directions; JavaScript strings count `utf16`."
+        "codepoint", description="The unit of all positions, in both directions; `utf16` is that of JavaScript strings."
     )
     overflow: Literal["error", "segment"] = Field(
         "error",
-        description="What becomes of a text that outgrows the window: a change that would do it is refused, or a `segment` "
-        "ends there with a last vector of its own and the text goes on in a new window.",
+        description="What happens to a change that does not fit in the window: it is refused (`error`), or the text so far "
+        "becomes a finished segment with a last vector of its own, and the text goes on in a new window (`segment`).",
     )
     text: str = Field("", description="The text to begin with.")
 
@@ -204,18 +218,20 @@ class AppendRequest(Strict):
     """Body of `POST /v1/sessions/{id}/append`, and fields of `input_text.append`."""
 
     text: str = Field(description="Text to add at the end.")
-    offset: Natural | None = Field(None, description="Where it starts; makes an append that is sent again harmless.")
-    base_revision: Natural | None = Field(None, description="The revision that this change was made to.")
+    offset: Natural | None = Field(
+        None, description="Where the text starts; with it, an append may be sent twice without harm."
+    )
+    base_revision: Natural | None = Field(None, description="The revision on which this change is based.")
 
 
 class SetRequest(Strict):
     """Body of `PUT /v1/sessions/{id}/text`, and fields of `input_text.set`."""
 
-    text: str = Field(description="The whole text; what it begins alike is not computed again.")
-    base_revision: Natural | None = Field(None, description="The revision that this change was made to.")
+    text: str = Field(description="The whole text; the beginning that has not changed is not computed again.")
+    base_revision: Natural | None = Field(None, description="The revision on which this change is based.")
 
 
 class EmbeddingRequest(Strict):
     """Body of `POST /v1/sessions/{id}/embedding`."""
 
-    timeout_ms: Positive | None = Field(None, description="Give up with 504 after this time.")
+    timeout_ms: Positive | None = Field(None, description="After this time the request fails with 504.")

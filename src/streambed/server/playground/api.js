@@ -44,7 +44,7 @@ async function request(path, method = "GET", body = undefined, signal = undefine
   throw new ApiError(response.status, error?.message ?? `The server answered ${response.status}.`);
 }
 
-/** What `/info` tells. @param {AbortSignal} [signal] @returns {Promise<object>} */
+/** `/info`. @param {AbortSignal} [signal] @returns {Promise<object>} */
 export const info = (signal) => request("info", "GET", undefined, signal);
 
 /** The OpenAPI document, for `/docs`. @returns {Promise<object>} */

@@ -1,6 +1,6 @@
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
-// Ends and middle in OKLab (L, a, b), so equal steps look equal; the middle is the page itself.
+// Ends and middle in OKLab, so equal steps look equal; the middle is the page.
 const PALETTES = {
   light: [[0.47, -0.06, -0.1], [0.972, 0, 0], [0.56, 0.1, 0.105]],
   dark: [[0.8, -0.07, -0.085], [0.225, -0.004, -0.008], [0.81, 0.055, 0.115]],

@@ -13,7 +13,7 @@ const LONGEST_WAIT_MS = 15_000;
  * @property {(until: number, why: string) => void} waiting until a time of `performance.now()`
  */
 
-/** One WebSocket at a time, opened again and again until `stop`. Knows nothing of sessions. */
+/** One WebSocket at a time, reopened until `stop`. Knows no sessions. */
 export class Connection {
   #listener;
   #socket = null;
@@ -68,7 +68,7 @@ export class Connection {
     this.#again("The server stopped answering.");
   }
 
-  /** What was opened proved good: the next failure begins with a short wait. */
+  /** It works: the next failure begins with a short wait. */
   proved() {
     this.#failures = 0;
   }

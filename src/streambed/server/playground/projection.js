@@ -56,7 +56,7 @@ function dot(a, b, at) {
   return sum;
 }
 
-/** The same for the same size, so that a map does not turn when it is made again. */
+/** The same for the same size, so a map does not turn. */
 function start(dimensions, axis) {
   return Float64Array.from({ length: dimensions }, (_, k) => Math.sin((k + 1) * (axis + 1.7)));
 }

@@ -1,4 +1,4 @@
-/** Texts by nearness to a vector. Only numbers: knows neither the page nor the network. */
+/** Texts by nearness to a vector. Knows neither page nor network. */
 export class Ranking {
   #matrix = new Float32Array(0);
   #dimensions = 0;

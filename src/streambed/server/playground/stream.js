@@ -30,8 +30,8 @@ const LOST = new Set(["revision_conflict", "revision_gap", "offset_conflict", "o
  */
 
 /**
- * One session that follows a local text through lost sockets and restarted servers. It knows what the server has: the text
- * at the acknowledged revision, and the changes sent since, each with its revision, so that it may be sent twice.
+ * One session that follows a local text through lost sockets and restarted servers: the text at the acknowledged revision,
+ * and the changes sent since, each with its revision.
  */
 export class Stream {
   #connection;
