@@ -23,7 +23,7 @@ GROUPS = {
     "server": ("server",),
     "clients": ("integrations", "test_guides.py"),
     "pages": ("e2e", "notebooks"),
-    "operations": ("dashboards",),
+    "operations": ("dashboards", "deploy/test_proxies.py", "deploy/test_service.py"),
     "training": ("training",),
     "packaging": ("packaging", "tools"),
     "images": ("deploy",),
@@ -32,7 +32,9 @@ GROUPS = {
 PACKAGES = {
     "apt-get": "of Debian and what is made of it",
     "buildah": "Debian: apt-get install buildah",
+    "caddy": "Debian: apt-get install caddy",
     "chromium": "Debian: apt-get install chromium",
+    "nginx": "Debian: apt-get install nginx-light",
     "node": "Debian: apt-get install nodejs",
     "npm": "Debian: apt-get install npm",
     "podman": "Debian: apt-get install podman",
@@ -40,14 +42,16 @@ PACKAGES = {
     "openssl": "Debian: apt-get install openssl",
     "prometheus": "Debian: apt-get install prometheus",
     "promtool": "Debian: apt-get install prometheus",
+    "systemd-analyze": "Debian: apt-get install systemd",
 }
 """What brings the programs that slow tests run."""
 
 
 def group_of(path: Path) -> str:
     """The group of the slow tests in this file."""
-    first = path.relative_to(TESTS).parts[0]
-    return next((group for group, places in GROUPS.items() if first in places), "core")
+    file = path.relative_to(TESTS)
+    around = {each.as_posix() for each in (file, *file.parents)}
+    return next((group for group, places in GROUPS.items() if not around.isdisjoint(places)), "core")
 
 
 def program(name: str, *names: str) -> str:
