@@ -26,7 +26,7 @@ GROUPS = {
     "operations": ("dashboards", "deploy/test_proxies.py", "deploy/test_service.py"),
     "training": ("training",),
     "packaging": ("packaging", "tools"),
-    "images": ("deploy",),
+    "images": ("deploy/test_images.py", "deploy/test_manifests.py"),
 }
 """Where their slow tests are: folders and files of tests/. `core` has the rest."""
 PACKAGES = {
