@@ -92,6 +92,9 @@ walk(cli, [])
 for name in streambed.__all__:
     if name not in ("Engine", "Session"):
         assert getattr(streambed, name).__name__ == name
+assert set(streambed.__all__) - set(dir(streambed)) == {"Engine", "Session"}
+import pydoc
+assert "class Client" in pydoc.render_doc(streambed, renderer=pydoc.plaintext), "help() does not ask for what is not there"
 """
     )
     assert done.returncode == 0, done.stderr

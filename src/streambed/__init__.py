@@ -4,6 +4,7 @@ A causal model's KV cache grows with the text, so the exact embedding of a text 
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -91,4 +92,9 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    # What the missing extra would bring is left out: help() and its like ask for each name that is listed.
+    try:
+        engine = find_spec("torch") is not None
+    except ImportError:
+        engine = False
+    return [*(name for name in __all__ if engine or name not in ("Engine", "Session")), "__version__"]
