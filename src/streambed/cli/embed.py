@@ -14,7 +14,7 @@ import click
 from streambed.cli.interrupt import cleaning_up
 from streambed.cli.options import MODEL, Command, first_key, model_options, option, server_options, use_threads
 from streambed.cli.outputs import open_output, why_unwritable
-from streambed.cli.texts import Item, batches, read, read_twice, refuse_empty
+from streambed.cli.texts import BATCH, Item, batches, read, read_twice, refuse_empty
 from streambed.errors import RequestError
 
 if TYPE_CHECKING:
@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Embed = Callable[[list[str]], "tuple[NDArray[np.float32], int]"]
-"""Texts, none of them empty, to float32 [n, dimensions], and how many were too long for the window."""
+"""Texts to float32 [n, dimensions], NaN where one is empty, and how many were too long for the window."""
 
+SERVER_BATCH = 2048
+"""Texts taken at a time for a server: several requests, which the client has under way at once."""
 SERVER_SECONDS = 600.0
-"""How long a server may take for one batch: as long as it gives a request by default."""
+"""How long a server may take for one request: as long as it takes by default."""
 
 
 @click.command(cls=Command)
@@ -131,24 +133,21 @@ def embed(
     ):
         bar = progress.add_task("Embedding", total=None)
         index = long = 0
-        for batch in batches(items):
+        for batch in batches(items, BATCH if url is None else SERVER_BATCH):
             if empty == "error":  # what came through a pipe is known only now
                 refuse_empty(batch, hint)
-            present = [number for number, item in enumerate(batch) if item.text]
             try:
-                found, beyond = embed_texts([batch[number].text for number in present])
+                vectors, beyond = embed_texts([item.text for item in batch])
             except RequestError as error:
-                raise click.ClickException(f"{error}{_counted(error, batch, present)}") from None
+                counted = f" (counted from {batch[0].where})" if (error.param or "").startswith("input") else ""
+                raise click.ClickException(f"{error}{counted}") from None
             long += beyond
             if output.endswith(".npy"):
-                rows = np.full((len(batch), found.shape[1]), np.nan, dtype=np.float32)
-                rows[present] = found
-                collected.append(rows)
+                collected.append(vectors)
             else:
-                vectors = dict(zip(present, found, strict=True))
-                for number, item in enumerate(batch):
-                    line = {"index": index + number} | ({"id": item.id} if item.id is not None else {})
-                    line |= {"embedding": vectors.get(number)}
+                for number, (item, vector) in enumerate(zip(batch, vectors, strict=True), index):
+                    line = {"index": number} | ({"id": item.id} if item.id is not None else {})
+                    line |= {"embedding": vector if item.text else None}
                     out.write(orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE))
             index += len(batch)
             progress.update(bar, completed=index)
@@ -192,6 +191,7 @@ def _named(context: click.Context, given: dict[str, Any]) -> str | None:
 def _loaded(given: dict[str, Any], asked: dict[str, Any]) -> Iterator[Embed]:
     """By a model that is loaded here."""
     from streambed.engine.engine import Engine
+    from streambed.vectors.shape import spread
 
     use_threads(given["threads"])
     with Engine.load(**{name: given[name] for name in MODEL if name != "threads"}) as engine:
@@ -200,7 +200,9 @@ def _loaded(given: dict[str, Any], asked: dict[str, Any]) -> Iterator[Embed]:
             prompt = engine.prompt(asked["instruction"], asked["prompt_name"], asked["input_type"])
             documents = engine.divide(texts, prompt, asked["long_input"])
             long = sum(len(document.segments) > 1 or document.truncated for document in documents)
-            return engine.embed_documents(documents, asked["dimensions"]), long
+            places = [place for place, text in enumerate(texts) if text]
+            vectors = engine.embed_documents([documents[place] for place in places], asked["dimensions"])
+            return spread(vectors, places, len(texts)), long
 
         yield embed_texts
 
@@ -211,15 +213,7 @@ def _served(url: str, api_key: str | None, model: str | None, asked: dict[str, A
     from streambed.client.client import Client
 
     with Client(url, api_key=first_key(api_key), model=model, timeout=SERVER_SECONDS) as client:
-        yield lambda texts: (client.embed(texts, **asked), 0)
-
-
-def _counted(error: RequestError, batch: list[Item], present: list[int]) -> str:
-    """Which text is number 0 of a message that names one."""
-    if not (error.param or "").startswith("input"):
-        return ""
-    left_out = ", empty texts left out" if len(present) < len(batch) else ""
-    return f" (counted from {batch[0].where}{left_out})"
+        yield lambda texts: (client.embed(texts, empty="null", **asked), 0)
 
 
 def _is_file(text: str) -> bool:

@@ -104,7 +104,7 @@ def refuse_empty(items: Iterable[Item], hint: str = "") -> None:
     raise InvalidRequest(f"{what}: {named}; a text of at least one character is expected{hint}")
 
 
-def batches(items: Iterator[Each]) -> Iterator[list[Each]]:
-    """As many at a time as make full steps."""
-    while batch := list(itertools.islice(items, BATCH)):
+def batches(items: Iterator[Each], size: int = BATCH) -> Iterator[list[Each]]:
+    """So many at a time; the last ones may be fewer."""
+    while batch := list(itertools.islice(items, size)):
         yield batch
