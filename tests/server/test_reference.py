@@ -75,6 +75,8 @@ def test_the_document_is_whole(keyed: Live, live: Live) -> None:
         for operation in operations.values():
             named = {each["name"] for each in operation.get("parameters", []) if each["in"] == "path"}
             assert named == set(re.findall(r"\{(\w+)\}", path)), path
+            assert operation["description"].startswith(operation["summary"])
+            assert len(operation["summary"]) > 12, "it says what the route does"
     assert "/v1/models/{model}" in document["paths"]
     (name,) = document["components"]["securitySchemes"]
     assert document["components"]["securitySchemes"][name] | {"description": ""} == {

@@ -48,7 +48,7 @@ class Health:
         return Response(orjson.dumps({"object": "list", "data": data}), media_type="application/json")
 
     async def model(self, request: Request) -> Response:
-        """One of them."""
+        """One served model, by its name."""
         name = request.path_params["model"]
         if name not in self._names:
             raise NotFound(f"no such model here; this server has {', '.join(self._names)}", "model")

@@ -57,13 +57,14 @@ class ReferenceFiles(Page):
 
 def describe(app: FastAPI, keyed: bool) -> dict[str, Any]:
     """FastAPI's document with what it cannot know of handlers that read their requests themselves: parameters of paths,
-    parts of bodies where references find them, and the key."""
+    parts of bodies where references find them, and the key. What a route does stands beside it in the list."""
     document = app.openapi()
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
     for path, operations in document["paths"].items():
         names = re.findall(r"\{(\w+)\}", path)
         for operation in operations.values():
+            operation["summary"] = re.split(r"(?<=[^.])\.\s|\.$|\n", operation["description"])[0]
             operation["parameters"] = [
                 {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
             ]
