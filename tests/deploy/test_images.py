@@ -125,12 +125,8 @@ def test_a_server_without_any_setting_is_asked_by_the_client(built: Built) -> No
     with images.running(built.server, ["--env=STREAMBED_API_KEY=" + KEY], []) as server:
         server.ready()
         client = ["run", "--rm", f"--network=container:{server.name}", *SAFELY, f"--env=STREAMBED_API_KEY={KEY}"]
-        code = (
-            "from streambed import Client; print(Client('http://127.0.0.1:30000', api_key='"
-            + KEY
-            + "').embed(['a']).shape)"
-        )
-        assert images.podman(*client, "--entrypoint=python", built.client, "-c", code) == "(1, 384)"
+        answer = images.podman(*client, built.client, "embed", "--url", "http://127.0.0.1:30000", "a brook")
+        assert len(json.loads(answer)["embedding"]) == 384
 
 
 def test_the_client_has_no_torch(built: Built) -> None:
