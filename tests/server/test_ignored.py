@@ -22,6 +22,10 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/sessions/{session}/append": {"text": "b"},
     "PUT /v1/sessions/{session}/text": {"text": "b"},
     "POST /v1/sessions/{session}/embedding": {},
+    "POST /embed": {"inputs": "a"},
+    "POST /api/embed": {"model": "tiny", "input": "a"},
+    "POST /api/embeddings": {"model": "tiny", "prompt": "a"},
+    "POST /api/show": {"model": "tiny"},
 }
 
 
@@ -99,5 +103,6 @@ def test_events_of_a_socket(tolerant: Live) -> None:
 def test_without_the_setting_they_are_refused_everywhere(live: Live) -> None:
     for route, body in BODIES.items():
         reply = send(live, route, body | {"store": True})
-        assert (reply.status_code, reply.json()["error"]["param"]) == (400, "store"), route
+        assert reply.is_client_error, route
+        assert "unknown field 'store'" in reply.text, route  # in whatever form errors have there
         assert HEADER not in reply.headers

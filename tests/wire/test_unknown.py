@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ConfigDict
 
+from streambed.server.dropin import OllamaEmbeddingsRequest, TeiRequest
 from streambed.wire import AppendRequest, EmbeddingsRequest, Emit, Strict, TokenizeRequest, validate
 from tests.wire.bodies import GOOD, refused
 
@@ -32,6 +33,8 @@ def test_unknown_field() -> None:
         (TokenizeRequest, "inputs", "input"),
         (TokenizeRequest, "truncate", None),  # it has no counterpart there
         (AppendRequest, "input", "text"),
+        (OllamaEmbeddingsRequest, "input", "prompt"),
+        (TeiRequest, "input", "inputs"),
         (EmbeddingsRequest, "metadata", None),
         (EmbeddingsRequest, "truncation_side", None),
     ],

@@ -12,6 +12,7 @@ from streambed.wire.expected import Schema
 _ELSEWHERE = {
     "input": ("inputs", "input_text", "text", "texts", "prompt", "content", "contents", "sentences", "documents"),
     "text": ("input", "input_text", "content", "delta"),
+    "prompt": ("input", "inputs", "text"),
     "model": ("model_id", "model_name", "engine"),
     "dimensions": ("dim", "dims", "output_dimension", "output_dimensionality", "truncate_dim", "embedding_dim"),
     "encoding_format": ("encoding", "embedding_type", "embedding_types", "output_dtype", "precision"),
