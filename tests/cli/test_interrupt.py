@@ -82,6 +82,23 @@ def test_ctrl_c_while_loading(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("script", ["/usr/bin/streambed", "/lib/streambed/__main__.py"])
+def test_ctrl_c_while_the_command_itself_is_imported(script: str) -> None:
+    """Which is before main() is called."""
+    code = f"""
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "click":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+sys.argv[0] = {script!r}
+from streambed.cli.main import main
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=SECONDS, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"streambed: interrupted\n")
+
+
 @pytest.mark.parametrize("moment", ["import", "weights"])
 def test_sigterm_while_loading_is_an_orderly_end_of_serve(tiny_checkpoint: Path, moment: str) -> None:
     assert lines(run(moment, "serve", "--port", "0", "--model", tiny_checkpoint, sent=signal.SIGTERM)) == []
