@@ -177,6 +177,7 @@ def test_what_is_wrong_is_told_before_anything_is_sent(nowhere: str) -> None:
             ):
                 with pytest.raises(InvalidRequest, match=re.escape(named)) as caught:
                     await client.embed(texts, **options)  # type: ignore[arg-type]
+            assert await client.prefix_embeddings("a", offsets=[]) == []
             for options, named in (
                 ({"every": "word"}, "every is 'word'; 'sentence' or a number of tokens"),
                 ({"offsets": [1, "2"]}, "offsets[1] is '2'; an integer of at least 1 is expected"),

@@ -171,7 +171,7 @@ def test_a_server_that_is_not_there(nowhere: str) -> None:
                 next(stream)  # type: ignore[call-overload]
 
 
-@pytest.mark.parametrize("call", ["embed", "embedding", "next"])
+@pytest.mark.parametrize("call", ["embed", "progress", "embedding", "next"])
 def test_after_control_c_everything_can_be_closed(live: Live, silent: str, call: str) -> None:
     """Ctrl-C comes while the main thread waits for an answer."""
     assert threading.current_thread() is threading.main_thread()
@@ -179,6 +179,7 @@ def test_after_control_c_everything_can_be_closed(live: Live, silent: str, call:
     stream = client.open_stream("a")
     calls: dict[str, Callable[[], Any]] = {
         "embed": lambda: client.embed("a"),
+        "progress": lambda: client.embed("a", progress=print),
         "embedding": stream.embedding,
         "next": lambda: next(stream),  # type: ignore[call-overload]
     }

@@ -133,6 +133,7 @@ def test_wrong_arguments_of_the_others(tiny_engine: Engine) -> None:
             tiny_engine.prefix_embeddings("a text", **wrong)  # type: ignore[arg-type]
     found = tiny_engine.prefix_embeddings("a text", offsets=np.array([2, 6]), dimensions=np.int64(32))  # type: ignore[arg-type]
     assert [offset for offset, _ in found] == [2, 6]
+    assert tiny_engine.prefix_embeddings("a text", offsets=[]) == []
     for call, named in (
         (lambda: tiny_engine.prefix_embeddings(None), "text is None; a string is expected"),  # type: ignore[arg-type]
         (lambda: tiny_engine.open_session(b"a"), "text is bytes; a string is expected"),  # type: ignore[arg-type]
@@ -230,11 +231,11 @@ def test_settings_are_refused_before_loading(tiny_checkpoint: Path) -> None:
     for bad in (
         {"dtype": "float16"}, {"dtype": None}, {"dtype": 16}, {"device": "tpu"}, {"device": 0}, {"device": None},
         {"max_batch_tokens": 0}, {"max_batch_tokens": 1.5}, {"kv_memory": 1}, {"kv_memory": "4GB"}, {"kv_memory": True},
-        {"special_tokens": "keep"}, {"special_tokens": None},
+        {"special_tokens": "keep"}, {"special_tokens": None}, {"model": None}, {"model": 3},
     ):  # fmt: skip
         (name,) = bad
         with pytest.raises(SettingsError, match=f"^{name} is ") as caught:
-            Engine.load(str(tiny_checkpoint), **bad)  # type: ignore[arg-type]
+            Engine.load(**{"model": tiny_checkpoint} | bad)  # type: ignore[arg-type]
         assert caught.value.by_flag.startswith(f"--{name.replace('_', '-')} is ")
     with pytest.raises(SettingsError, match=r"sees \d CUDA devices"):
         Engine.load(str(tiny_checkpoint), device="cuda:7")

@@ -173,6 +173,8 @@ class AsyncClient(ProcessBound):
             given["every"] = as_every(every)
         if offsets is not None:
             given["offsets"] = as_offsets(offsets)
+            if not given["offsets"]:
+                return []
         body = await self._body(**given)
         reply = await self._request("POST", "/v1/embeddings/prefixes", body | {"input": text})
         return [(item["offset"], decode(item["embedding"])) for item in reply["data"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -17,7 +18,7 @@ from typing import Literal, Self, get_args
 import numpy as np
 import torch
 
-from streambed.arguments import as_every, as_offsets, check_choice
+from streambed.arguments import as_every, as_offsets, check_choice, describe
 from streambed.engine.beginnings import Beginnings
 from streambed.engine.kv import KVMemory, physical_memory
 from streambed.engine.prefixes import Prefixes
@@ -202,7 +203,7 @@ class Engine(ProcessBound):
     @classmethod
     def load(
         cls,
-        model: str = BUILTIN,
+        model: str | os.PathLike[str] = BUILTIN,
         *,
         revision: str | None = None,
         dtype: str = "auto",
@@ -217,8 +218,10 @@ class Engine(ProcessBound):
 
         allow_unknown_config: keys of the checkpoint's files whose meaning is not known are a warning, not an error.
         """
+        if not isinstance(model, str | os.PathLike):
+            raise SettingsError(f"is {describe(model)}; 'builtin', a directory or a hub id is expected", "model")
         return cls(
-            find_checkpoint(model, revision, allow_unknown_config=allow_unknown_config),
+            find_checkpoint(os.fspath(model), revision, allow_unknown_config=allow_unknown_config),
             dtype=dtype,
             device=device,
             kv_memory=kv_memory,
@@ -311,6 +314,8 @@ class Engine(ProcessBound):
             raise InvalidRequest("text is empty; it has no beginnings", "text")
         dimensions = self.choose_dimensions(dimensions)
         places = self.places(text, as_every(every)) if offsets is None else as_offsets(offsets)
+        if not places:
+            return []
         beginnings = self.beginnings(text, places, self.prompt(instruction, prompt_name, input_type))
         futures = self.submit_beginnings(beginnings)
         try:
