@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import click
 
 import streambed
-from streambed.cli.options import Command, model_options, option, setting_option, usable_cores, use_threads
+from streambed.cli.options import (
+    Command,
+    model_options,
+    named_by_flag,
+    option,
+    setting_option,
+    usable_cores,
+    use_threads,
+)
 from streambed.cli.serve import serve
 from streambed.errors import CheckpointError, SettingsError, StreambedError, TooLarge
 from streambed.model.checkpoint import Checkpoint, find_checkpoint
@@ -170,6 +178,7 @@ def _examine(
         report.add(_try("speed", "full step", lambda: _step_speed(engine)))
 
 
+@named_by_flag()
 def _load(checkpoint: Checkpoint, settings: Settings) -> Engine:
     """As serve does; what the machine lacks is said in one line too."""
     from streambed.engine.engine import Engine

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from streambed.cli.interrupt import cleaning_up
-from streambed.cli.options import MODEL, Command, first_key, model_options, option, server_options, use_threads
+from streambed.cli.options import (
+    MODEL,
+    Command,
+    first_key,
+    load_engine,
+    model_options,
+    option,
+    server_options,
+    use_threads,
+)
 from streambed.cli.outputs import open_output, why_unwritable
 from streambed.cli.texts import BATCH, Item, batches, read, read_twice, refuse_empty
 from streambed.errors import RequestError
@@ -190,11 +199,10 @@ def _named(context: click.Context, given: dict[str, Any]) -> str | None:
 @contextlib.contextmanager
 def _loaded(given: dict[str, Any], asked: dict[str, Any]) -> Iterator[Embed]:
     """By a model that is loaded here."""
-    from streambed.engine.engine import Engine
     from streambed.vectors.shape import spread
 
     use_threads(given["threads"])
-    with Engine.load(**{name: given[name] for name in MODEL if name != "threads"}) as engine:
+    with load_engine(**{name: given[name] for name in MODEL if name != "threads"}) as engine:
 
         def embed_texts(texts: list[str]) -> tuple[NDArray[np.float32], int]:
             prompt = engine.prompt(asked["instruction"], asked["prompt_name"], asked["input_type"])

@@ -60,7 +60,7 @@ def main() -> None:
         cli()
     except (StreambedError, OSError) as error:  # the world's; a full disk under standard output, too
         drop_unwritable()
-        click.echo(f"streambed: {getattr(error, 'by_flag', error)}", err=True)
+        click.echo(f"streambed: {error}", err=True)
         sys.exit(1)
     except ModuleNotFoundError as error:
         if (message := explain(error)) is None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from streambed.errors import SettingsError
 from streambed.settings import Settings, parse_size, shown_default
+
+if TYPE_CHECKING:
+    from streambed.engine.engine import Engine
 
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 """How wide help may become, and what asks for it."""
@@ -111,6 +115,23 @@ def setting_option(name: str, group: str, *aliases: str) -> Callable[[Callback],
 
 MODEL = ("model", "revision", "allow_unknown_config", "instruction_template", "dtype", "device", "threads")
 """What says which model a command loads, how, and what it computes with. All but threads are arguments of `Engine.load`."""
+
+
+@contextlib.contextmanager
+def named_by_flag() -> Iterator[None]:
+    """An engine's arguments that are wrong are told as the flags that they came from."""
+    try:
+        yield
+    except SettingsError as error:
+        raise SettingsError(error.by_flag) from None
+
+
+@named_by_flag()
+def load_engine(**arguments: Any) -> Engine:
+    """`Engine.load` of what flags say."""
+    from streambed.engine.engine import Engine
+
+    return Engine.load(**arguments)
 
 
 def model_options(command: Callback) -> Callback:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from streambed.cli.interrupt import cleaning_up
-from streambed.cli.options import Command, model_options, option, use_threads
+from streambed.cli.options import Command, load_engine, model_options, option, use_threads
 from streambed.cli.outputs import why_unwritable
 from streambed.cli.texts import batches, read, refuse_empty
 from streambed.errors import RequestError, SettingsError
@@ -264,8 +264,6 @@ def _embed(
     from rich.console import Console
     from rich.progress import Progress
 
-    from streambed.engine.engine import Engine
-
     texts: dict[str, None] = {}
     left_out: set[str] = set()
     items = list(read(inputs, field))
@@ -279,7 +277,7 @@ def _embed(
     found = []
     use_threads(model.pop("threads"))
     with (
-        Engine.load(**model) as engine,
+        load_engine(**model) as engine,
         cleaning_up(),
         Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
     ):

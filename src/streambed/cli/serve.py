@@ -18,7 +18,7 @@ from click.core import ParameterSource
 
 from streambed.cli.addresses import urls
 from streambed.cli.interrupt import stop_at_once
-from streambed.cli.options import Command, option, setting_option, use_threads
+from streambed.cli.options import Command, load_engine, option, setting_option, use_threads
 from streambed.errors import SettingsError
 from streambed.settings import Settings, groups
 
@@ -80,14 +80,13 @@ def run(settings: Settings) -> None:
     keys = _choose_keys(settings)
     metrics = _serve_metrics(settings)
 
-    from streambed.engine.engine import Engine
     from streambed.server.app import create_app
     from streambed.server.listener import Listener
 
     use_threads(settings.threads)
     logger.info("Loading %s ...", settings.model)
-    engine = Engine.load(
-        settings.model,
+    engine = load_engine(
+        model=settings.model,
         revision=settings.revision,
         dtype=settings.dtype,
         device=settings.device,
