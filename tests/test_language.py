@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+
+from streambed.cli.main import cli
 
 ROOT = Path(__file__).parents[1]
 PLAYGROUND = ROOT / "src" / "streambed" / "server" / "playground"
@@ -50,15 +54,35 @@ def prose(path: Path) -> str:
     return "\n".join(re.sub(r"\s+", " ", paragraph) for paragraph in re.split(r"\n\s*\n|\n(?=[|#-])", text))
 
 
-@pytest.mark.parametrize("path", ENGLISH, ids=lambda path: str(path.relative_to(ROOT)))
-def test_english_is_read_once(path: Path) -> None:
-    text = prose(path)
-    found = [
+def read_twice(text: str) -> list[str]:
+    return [
         f"{match[0]!r} in {text[max(0, match.start() - 40) : match.end() + 20]!r}: {better}"
         for pattern, better in READ_TWICE.items()
         for match in re.finditer(pattern, text, re.M | re.I)
     ]
-    assert not found
+
+
+@pytest.mark.parametrize("path", ENGLISH, ids=lambda path: str(path.relative_to(ROOT)))
+def test_english_is_read_once(path: Path) -> None:
+    assert read_twice(prose(path)) == []
+
+
+def commands(command: click.Command) -> Iterator[click.Command]:
+    yield command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            if (each := command.get_command(context, name)) is not None:
+                yield from commands(each)
+
+
+def test_help_is_read_once() -> None:
+    found = list(commands(cli))
+    assert len(found) > 6
+    for command in found:
+        for text in [command.help or "", *(getattr(option, "help", None) or "" for option in command.params)]:
+            assert read_twice(re.sub(r"\s+", " ", text)) == [], command.name
+            assert not re.match(r"(Of|As) ", text), f"{command.name}: {text!r} is no sentence of its own"
 
 
 def test_the_first_claim_has_its_condition() -> None:

@@ -28,14 +28,14 @@ class Settings:
     )
     revision: str | None = _setting(None, "Branch, tag or commit of a hub model.")
     allow_unknown_config: bool = _setting(
-        False, "Load a checkpoint whose files have keys that are not known here; they are logged as a warning."
+        False, "Load a checkpoint even if its files have unknown keys, with a warning that names them."
     )
     served_model_name: tuple[str, ...] = _setting((), "Name of the model in requests (repeatable).")
     host: str = _setting("127.0.0.1", "Address to listen on.", group="Address and keys")
     port: int = _setting(30000, "Port to listen on; 0 takes a free one.")
     api_key: tuple[str, ...] = _setting(
         (),
-        "Key that requests must carry (repeatable). Made and printed where the address is not loopback.",
+        "Key that requests must carry (repeatable). If none is given, one is generated unless the address is loopback.",
         secret=True,
     )
     no_auth: bool = _setting(False, "Serve without a key, whatever the address.")
@@ -47,33 +47,36 @@ class Settings:
         group="Pages and proxies",
     )
     root_path: str = _setting(
-        "", "Path below which a proxy serves this server, such as /embeddings; requests may come with it or without."
+        "", "Path under which a proxy serves this server, such as /embeddings; requests may come with it or without it."
     )
     trusted_proxy: tuple[str, ...] = _setting(
-        (), "Address or network of a proxy whose X-Forwarded-Prefix, -Proto and -Host count (repeatable)."
+        (), "Address or network of a proxy whose X-Forwarded-Prefix, -Proto and -Host are used (repeatable)."
     )
     keep_alive: int = _setting(
-        75, "Seconds that a connection is kept open between two requests; more than a proxy in front keeps its own."
+        75, "Seconds that an idle connection is kept open; a proxy in front must keep its own for less."
     )
     dtype: str = _setting("auto", "Number format: auto, float32 or bfloat16.", group="Compute")
     device: str = _setting("auto", "Device: auto, cpu, cuda, cuda:N or mps (not run by us).")
     threads: int | None = _setting(None, "CPU threads to compute with; by default one for each usable core.")
     kv_memory: int | None = _setting(
-        None, "Memory for KV, such as 512MiB or 4GiB; a quarter of the machine's by default.", size=True
+        None, "Memory for KV, such as 512MiB or 4GiB; by default a quarter of the machine's memory.", size=True
     )
-    max_batch_tokens: int | None = _setting(None, "Rows of one step; by default what runs in a tenth of a second.")
+    max_batch_tokens: int | None = _setting(
+        None, "Most rows of one step; by default as many as run in a tenth of a second."
+    )
     special_tokens: Literal["text", "parse"] = _setting(
         "text",
         "How <|endoftext|> and other special tokens inside a text are read: as plain text, or as tokens.",
         group="Texts and vectors",
     )
     long_input: Literal["merge", "truncate", "error"] = _setting(
-        "merge", "What to do with a text beyond the window: merge its segments' vectors, truncate it, or error."
+        "merge",
+        "What to do with a text beyond the window: merge its segments' vectors, truncate it, or refuse it (error).",
     )
     instruction_template: str | None = _setting(
         None,
-        "Form of an instruction, with {instruction} in its place and \\n for a new line; by default the one that the "
-        "checkpoint's prompts show, else Qwen's.",
+        "Template of an instruction, with the placeholder {instruction} and \\n for a new line; by default that of the "
+        "checkpoint's prompts, or Qwen's.",
     )
     reducer: tuple[str, ...] = _setting(
         (), "NAME=PATH of a folder from `streambed reduce fit`, for requests to choose (repeatable)."
@@ -81,7 +84,7 @@ class Settings:
     accept_token_ids: bool = _setting(False, "Accept token ids as input (they must be this model's own).")
     ignore_unknown_fields: bool = _setting(
         False,
-        "Ignore fields that are not known, and name them in the header X-Ignored-Fields, instead of refusing them.",
+        "Ignore unknown fields instead of refusing them; the header X-Ignored-Fields of the reply names them.",
     )
     max_body: int = _setting(16 << 20, "Largest request body.", size=True, group="Limits")
     max_requests: int = _setting(512, "Requests in progress at once; more are refused with 429.")
@@ -102,7 +105,7 @@ class Settings:
     )
     metrics_port: int | None = _setting(
         None,
-        "Port of a separate listener for /metrics, which asks for no key; by default /metrics is on --port.",
+        "Port of a separate listener for /metrics, which needs no key; by default /metrics is on --port.",
         group="Metrics and logs",
     )
     metrics_host: str = _setting("127.0.0.1", "Address of the listener of --metrics-port.")

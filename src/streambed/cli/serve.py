@@ -45,13 +45,13 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 @option(
     "--is-embedding",
     is_flag=True,
-    help="Accepted, as `sglang serve` has it; this server does nothing else.",
+    help="Accepted for compatibility with SGLang; has no effect.",
     group="Of other servers",
 )
 @click.argument("served", metavar="[MODEL]", required=False)
 @click.pass_context
 def serve(context: click.Context, /, served: str | None, is_embedding: bool, **values: Any) -> None:
-    """Serve a model behind the OpenAI embeddings API: MODEL, or what --model says.
+    """Serve a model behind the OpenAI embeddings API: MODEL, or that of --model.
 
     Brackets show the default of a flag and its environment variable. A flag wins over its variable; a variable of a
     repeatable flag holds its values separated by spaces.
