@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
 
 from streambed import Engine
-from tests.server.conftest import Live, Servers
+from tests.server.conftest import Live, Servers, until
 from tests.server.test_guard import routes
 
 
@@ -46,3 +47,12 @@ def test_head_asks_for_the_key_as_get_does(keyed: Live) -> None:
     head = keyed.client.head("/info", headers={"Authorization": "Bearer wrong"})
     assert (head.status_code, head.headers["www-authenticate"]) == (401, "Bearer")
     assert keyed.client.head("/readyz", headers={"Authorization": "Bearer wrong"}).status_code == 200
+
+
+def test_the_log_says_head(keyed: Live, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "streambed.access")
+    for method in ("HEAD", "GET"):
+        keyed.client.request(method, "/v1/models")
+    until(lambda: len([record for record in caplog.records if record.name == "streambed.access"]) == 2)
+    said = [record.getMessage() for record in caplog.records if record.name == "streambed.access"]
+    assert said == ["HEAD /v1/models", "GET /v1/models"]

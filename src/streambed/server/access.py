@@ -66,7 +66,7 @@ class Access:
         outcome = "ok" if error is None else outcome_of(error)
         if error is None and (status or 0) >= 400:  # of the page's files
             outcome = InvalidRequest.code if (status or 0) < 500 else Internal.code
-        method = scope.get("method", "WEBSOCKET")
+        method = state.get("method") or scope.get("method", "WEBSOCKET")
         if status in (None, 499):  # nobody was there to hear it
             outcome = "cancelled"
         lane = "stream" if scope["type"] == "websocket" else state.get("lane") or lanes_of(route)[0]

@@ -13,5 +13,6 @@ class Head:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope.setdefault("state", {})["method"] = "HEAD"  # for the log
             scope = {**scope, "method": "GET"}
         await self._app(scope, receive, send)
