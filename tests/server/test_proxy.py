@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from streambed import Engine
+from streambed import Client, Engine
 from streambed.server.playground import COOKIE
 from streambed.server.proxy import Proxy, route_path
 from streambed.settings import Settings
@@ -46,6 +46,13 @@ def test_with_the_prefix_and_without(below: Live) -> None:
     for path in ("/v1/embeddings", "/sub/v1/embeddings"):
         assert handshake(below, path, authorization="Bearer key").status_code == 101
     assert handshake(below, "/sub/sub/v1/embeddings", authorization="Bearer key").status_code == 404
+
+
+@pytest.mark.parametrize("end", ["", "/"])
+def test_our_own_client(below: Live, end: str) -> None:
+    with Client(f"{below.url}/sub{end}", api_key="key") as client, client.open_stream("a brook") as stream:
+        assert client.embed("a brook").shape == (1, 64)
+        assert stream.embedding().vector.shape == (64,)
 
 
 @pytest.mark.parametrize("start", ["", "/sub"])
