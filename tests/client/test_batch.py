@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streambed import AsyncClient, ConnectionLost, Overloaded
+from streambed import AsyncClient, Client, ConnectionLost, Overloaded
 from streambed.client import batch
 from streambed.client.batch import CHUNK_BYTES, IN_FLIGHT, Batch, divide, renumber, run
 from streambed.errors import InvalidRequest, TooLarge
@@ -210,6 +210,25 @@ def test_what_was_answered_before_an_error_is_kept(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(batch, "IN_FLIGHT", 1)
     asyncio.run(main())
+
+
+def test_what_was_answered_before_a_timeout_comes_to_the_thread_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """asyncio makes a new error of a plain TimeoutError between threads, without what was added to it."""
+    monkeypatch.setattr(batch, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(batch, "IN_FLIGHT", 1)
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content)
+        if body["input"] == ["1 late"]:
+            raise httpx.ReadTimeout("late")
+        return httpx.Response(200, json={"data": [{"embedding": [0.0, 1.0]}]})
+
+    with Client(model="m") as client:
+        client._call(client._client._http.aclose())
+        client._client._http = httpx.AsyncClient(base_url="http://127.0.0.1", transport=httpx.MockTransport(handle))
+        with pytest.raises(TimeoutError, match="did not answer") as caught:
+            client.embed(["0 in time", "1 late"])
+    assert np.isnan(caught.value.partial).all(axis=1).tolist() == [False, True]  # type: ignore[attr-defined]
 
 
 def test_nothing_is_kept_where_nothing_came() -> None:

@@ -17,7 +17,7 @@ from streambed.arguments import as_every, as_offsets, check_choice, describe
 from streambed.client import options
 from streambed.client.address import DEFAULT_URL, Address, Certificate, Verify
 from streambed.client.astream import AsyncStream
-from streambed.client.batch import Batch, Progress, Rows, divide, renumber, run
+from streambed.client.batch import Batch, Late, Progress, Rows, divide, renumber, run
 from streambed.client.reconnect import Ledger, backoff, retry_after
 from streambed.errors import ConnectionLost, InvalidRequest, RequestError, SettingsError, StreambedError
 from streambed.process import ProcessBound, left_behind
@@ -240,7 +240,7 @@ class AsyncClient(ProcessBound):
                         break
                     await asyncio.sleep(pause)
         except (httpx.TimeoutException, TimeoutError):
-            raise TimeoutError(f"{url} did not answer within {self._timeout} seconds") from None
+            raise Late(f"{url} did not answer within {self._timeout} seconds") from None
         except httpx.TransportError as error:
             raise ConnectionLost(f"{url} cannot be reached: {error}") from None
         try:

@@ -26,6 +26,11 @@ Progress = Callable[[int, int], object]
 """Is told how many texts are done, of how many."""
 
 
+class Late(TimeoutError):
+    """No answer in time. A class of its own, since asyncio makes another error of a plain TimeoutError on its way to the
+    thread that waits for it, which then lacks `partial`."""
+
+
 def divide(texts: Sequence[str], places: Sequence[int], prompt: str, most: int) -> list[list[int]]:
     """The places of each request's texts: at most `most`, and CHUNK_BYTES unless one text alone has more.
 
