@@ -4,6 +4,7 @@ StreambedError
 ├── CheckpointError      a checkpoint cannot be served; raised while loading, never on the wire
 ├── SettingsError        a setting is wrong; raised at start, never on the wire
 ├── ConnectionLost       a server cannot be reached; raised by clients, never on the wire
+├── TimedOut             a server did not answer in time; raised by clients, never on the wire
 └── RequestError         a request failed; each subclass is one row of the table below
     ├── InvalidRequest   ├── Unauthorized     ├── ForbiddenOrigin  ├── NotFound
     ├── OffsetConflict   ├── OffsetGap        ├── RevisionConflict ├── RevisionGap
@@ -47,6 +48,11 @@ class SettingsError(StreambedError):
 
 class ConnectionLost(StreambedError):
     """The server cannot be reached, or no longer. What was not acknowledged may or may not have been applied."""
+
+
+class TimedOut(StreambedError, TimeoutError):
+    """The server did not answer within the client's `timeout`. A TimeoutError, too; but not a plain one, which asyncio makes
+    anew on its way to another thread, without `partial`."""
 
 
 class RequestError(StreambedError):

@@ -17,9 +17,9 @@ from streambed.arguments import as_every, as_offsets, check_choice, describe
 from streambed.client import options
 from streambed.client.address import DEFAULT_URL, Address, Certificate, Verify
 from streambed.client.astream import AsyncStream
-from streambed.client.batch import Batch, Late, Progress, Rows, divide, renumber, run
+from streambed.client.batch import Batch, Progress, Rows, divide, renumber, run
 from streambed.client.reconnect import Ledger, backoff, retry_after
-from streambed.errors import ConnectionLost, InvalidRequest, RequestError, SettingsError, StreambedError
+from streambed.errors import ConnectionLost, InvalidRequest, RequestError, SettingsError, StreambedError, TimedOut
 from streambed.process import ProcessBound, left_behind
 from streambed.text.strings import Empty, check_text, find_texts, list_texts
 from streambed.vectors.shape import decode
@@ -111,8 +111,8 @@ class AsyncClient(ProcessBound):
         Raises:
             InvalidRequest: a wrong argument, an item that is no text, or empty texts, which `details` lists as
             `{"indexes": [...]}`; before anything is sent. RequestError: as the server answers. ConnectionLost: it cannot be
-            reached. TimeoutError. Where some requests were answered before another failed, the last three have an
-            attribute `partial`: float32 [number of texts, dimensions], with NaN in the rows that are missing.
+            reached. TimedOut: it did not answer within `timeout` seconds. If some requests were answered before one failed,
+            the error's `partial` has their vectors: float32 [number of texts, dimensions], NaN in the rows that are missing.
         """
         texts = list_texts(texts)
         check_choice("long_input", long_input, options.LONG_INPUT)
@@ -139,8 +139,8 @@ class AsyncClient(ProcessBound):
             if batch.vectors is None:
                 # How many dimensions these options give, the server alone knows.
                 batch.put([], (await self._embed(body, ["."]))[:0])
-        except (StreambedError, TimeoutError) as error:
-            error.partial = batch.vectors  # type: ignore[union-attr, unused-ignore]
+        except StreambedError as error:
+            error.partial = batch.vectors
             raise
         assert batch.vectors is not None, "each request has been answered"
         return batch.vectors
@@ -163,7 +163,7 @@ class AsyncClient(ProcessBound):
         text comes last. offsets: these places instead, in code points, rising. The rest as in `embed`.
 
         Raises:
-            InvalidRequest: a wrong argument, or an empty text. RequestError, ConnectionLost, TimeoutError: as `embed`.
+            InvalidRequest: a wrong argument, or an empty text. RequestError, ConnectionLost, TimedOut: as `embed`.
         """
         check_text(text)
         if not text:
@@ -240,7 +240,7 @@ class AsyncClient(ProcessBound):
                         break
                     await asyncio.sleep(pause)
         except (httpx.TimeoutException, TimeoutError):
-            raise Late(f"{url} did not answer within {self._timeout} seconds") from None
+            raise TimedOut(f"{url} did not answer within {self._timeout} seconds") from None
         except httpx.TransportError as error:
             raise ConnectionLost(f"{url} cannot be reached: {error}") from None
         try:

@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from streambed.arguments import as_integer
 from streambed.client.address import Address
 from streambed.client.reconnect import Emitted, Ledger, Triggered, backoff, retry_after
-from streambed.errors import ConnectionLost, InvalidRequest, RequestError, StreambedError
+from streambed.errors import ConnectionLost, InvalidRequest, RequestError, StreambedError, TimedOut
 from streambed.process import ProcessBound
 from streambed.wire import InputTextAck, SessionClosed, error_of, load
 
@@ -122,7 +122,7 @@ class AsyncStream(ProcessBound):
 
         Raises:
             InvalidRequest: a lone surrogate; nothing is changed. A RequestError: an earlier change was refused.
-            ConnectionLost: the stream has ended. TimeoutError.
+            ConnectionLost: the stream has ended. TimedOut.
         """
         await self._change("input_text.append", len(self._ledger.text), len(self._ledger.text), text)
 
@@ -153,7 +153,7 @@ class AsyncStream(ProcessBound):
             self._raise_refused()  # the text is empty, perhaps because it was refused: that is the reason to tell
             raise
         except TimeoutError:
-            raise TimeoutError(f"no embedding within {self._timeout} seconds{self._why()}") from None
+            raise TimedOut(f"no embedding within {self._timeout} seconds{self._why()}") from None
         finally:
             del self._answers[event_id]
             self._ledger.forget(event_id)
@@ -272,7 +272,7 @@ class AsyncStream(ProcessBound):
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            raise TimeoutError(f"changes were not acknowledged within {self._timeout} seconds{self._why()}") from None
+            raise TimedOut(f"changes were not acknowledged within {self._timeout} seconds{self._why()}") from None
 
     async def _run(self) -> None:
         """Keeps a connection, until the stream ends."""

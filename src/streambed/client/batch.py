@@ -13,9 +13,9 @@ from streambed.errors import RequestError
 
 IN_FLIGHT = 4
 """Requests of one call that run at once."""
-CHUNK_BYTES = 32 << 10
-"""UTF-8 of one request. About 8,000 tokens of prose in most scripts, and never more tokens than bytes: a processor that
-computes 1,500 tokens a second answers four of these within the 30 seconds that an answer may take."""
+CHUNK_BYTES = 16 << 10
+"""UTF-8 of one request. About 4,000 tokens of prose in most scripts, and never more tokens than bytes: a processor that
+computes 600 tokens a second answers four of these within the 30 seconds that an answer may take."""
 _TEXT_BYTES = 4
 """What each text counts beside its own bytes, for its end token."""
 _PLACE = re.compile(r"(\binput\[|\btext )(\d+)")
@@ -24,11 +24,6 @@ _PLACE = re.compile(r"(\binput\[|\btext )(\d+)")
 Rows = NDArray[np.float32]
 Progress = Callable[[int, int], object]
 """Is told how many texts are done, of how many."""
-
-
-class Late(TimeoutError):
-    """No answer in time. A class of its own, since asyncio makes another error of a plain TimeoutError on its way to the
-    thread that waits for it, which then lacks `partial`."""
 
 
 def divide(texts: Sequence[str], places: Sequence[int], prompt: str, most: int) -> list[list[int]]:

@@ -122,8 +122,8 @@ class Client(ProcessBound):
         Raises:
             InvalidRequest: a wrong argument, an item that is no text, or empty texts, which `details` lists as
             `{"indexes": [...]}`; before anything is sent. RequestError: as the server answers. ConnectionLost: it cannot be
-            reached. TimeoutError. Where some requests were answered before another failed, the last three have an
-            attribute `partial`: float32 [number of texts, dimensions], with NaN in the rows that are missing.
+            reached. TimedOut: it did not answer within `timeout` seconds. If some requests were answered before one failed,
+            the error's `partial` has their vectors: float32 [number of texts, dimensions], NaN in the rows that are missing.
         """
         texts = list_texts(texts)  # here, since a generator may use this client
         told: queue.SimpleQueue[tuple[int, int] | None] = queue.SimpleQueue()
@@ -173,7 +173,7 @@ class Client(ProcessBound):
         text comes last. offsets: these places instead, in code points, rising. The rest as in `embed`.
 
         Raises:
-            InvalidRequest: a wrong argument, or an empty text. RequestError, ConnectionLost, TimeoutError: as `embed`.
+            InvalidRequest: a wrong argument, or an empty text. RequestError, ConnectionLost, TimedOut: as `embed`.
         """
         return self._call(
             self._client.prefix_embeddings(

@@ -83,7 +83,7 @@ class Stream(ProcessBound):
 
         Raises:
             InvalidRequest: no text, or a lone surrogate; nothing is changed. A RequestError: an earlier change was refused.
-            ConnectionLost: the stream has ended. TimeoutError.
+            ConnectionLost: the stream has ended. TimedOut.
         """
         self._call(self._stream.append(text))
 
