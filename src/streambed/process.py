@@ -15,7 +15,7 @@ parent, with whom the child shares them."""
 class ProcessBound:
     """Cannot be pickled or copied, and is told in the child when the process has forked."""
 
-    instead: ClassVar[str]
+    _instead: ClassVar[str]
     """What to do in another process; ends the messages."""
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class ProcessBound:
 
     def __reduce__(self) -> NoReturn:
         name = type(self).__name__
-        raise TypeError(f"{name} cannot be pickled or copied, since it has threads or connections; {self.instead}")
+        raise TypeError(f"{name} cannot be pickled or copied, since it has threads or connections; {self._instead}")
 
 
 def _tell() -> None:

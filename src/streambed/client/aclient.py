@@ -35,7 +35,7 @@ class AsyncClient(ProcessBound):
     stay with the process that opened them.
     """
 
-    instead = "make a client in each process that needs one"
+    _instead = "make a client in each process that needs one"
 
     def __init__(
         self,

@@ -44,7 +44,7 @@ class AsyncStream(ProcessBound):
     A stream stays with the process that opened it: in a child of `fork` it raises ConnectionLost.
     """
 
-    instead = "open a stream in each process that needs one"
+    _instead = "open a stream in each process that needs one"
 
     def __init__(self, ledger: Ledger, address: Address, timeout: float, reconnect: float, text: str) -> None:
         super().__init__()

@@ -29,7 +29,7 @@ class Client(ProcessBound):
     In a child of `fork` it works on connections of its own; streams stay with the process that opened them.
     """
 
-    instead = "make a client in each process that needs one"
+    _instead = "make a client in each process that needs one"
 
     def __init__(
         self,

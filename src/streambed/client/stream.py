@@ -25,7 +25,7 @@ class Stream(ProcessBound):
     A stream stays with the process that opened it: in a child of `fork` it raises ConnectionLost.
     """
 
-    instead = "open a stream in each process that needs one"
+    _instead = "open a stream in each process that needs one"
 
     def __init__(self, call: Callable[..., Any], stream: AsyncStream) -> None:
         """call: has the client's loop run a coroutine, and waits for its result."""

@@ -97,7 +97,7 @@ class EngineInfo:
 class Engine(ProcessBound):
     """A loaded model with its thread. Safe to use from any thread of the process that loaded it."""
 
-    instead = "load an engine in each process that needs one, or serve one to all and use Client"
+    _instead = "load an engine in each process that needs one, or serve one to all and use Client"
 
     def __init__(
         self,
@@ -596,7 +596,7 @@ class Engine(ProcessBound):
 
     def _after_fork(self) -> None:
         self._lock = threading.Condition()
-        self._broken = f"the engine belongs to process {self._home}, which loaded it; {self.instead}"
+        self._broken = f"the engine belongs to process {self._home}, which loaded it; {self._instead}"
 
     # The thread
 

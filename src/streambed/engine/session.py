@@ -70,7 +70,7 @@ class Session(ProcessBound):
     NotReady.
     """
 
-    instead = "open a session on an engine of each process that needs one"
+    _instead = "open a session on an engine of each process that needs one"
 
     def __init__(
         self,
