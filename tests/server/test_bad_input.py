@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import http.client
 import json
 import re
 from collections.abc import Iterator
@@ -267,6 +268,18 @@ def test_chunked_too_large_is_refused_while_it_is_read(live: Live, part: int) ->
         answer = read_all(connection)
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b'"code":"too_large"' in answer
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_who_sends_all_before_it_reads_gets_the_answer(live: Live, chunked: bool) -> None:
+    """Proxies do, and Python's own client. To close with bytes unread would reset the connection."""
+    connection = http.client.HTTPConnection("127.0.0.1", live.port, timeout=20)
+    content = iter([b" " * 65536] * 256) if chunked else b" " * (16 << 20)
+    connection.request("POST", "/v1/embeddings", content, {"Content-Type": "application/json"}, encode_chunked=chunked)
+    reply = connection.getresponse()
+    assert (reply.status, reply.getheader("connection")) == (413, "close")
+    assert json.loads(reply.read())["error"]["code"] == "too_large"
+    connection.close()
 
 
 def test_chunked_of_bounded_size_is_fine(live: Live) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import orjson
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from streambed.errors import RequestError, TooLarge, Unauthorized
 from streambed.server.dropin import dialect_of
 from streambed.server.proxy import route_path
 from streambed.wire import error_body
+
+LINGER_SECONDS = 10.0
+IDLE_SECONDS = 0.5
+"""How long, and how long without a byte, a client may go on to send what is too large."""
 
 
 def note(scope: Scope, error: RequestError) -> None:
@@ -18,9 +24,31 @@ def note(scope: Scope, error: RequestError) -> None:
 
 
 async def refuse(error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers a request with an error."""
+    """Answers a request with an error, whose body may still be on its way."""
     note(scope, error)
-    await error_response(error, path=route_path(scope))(scope, receive, send)
+
+    async def linger(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            await send({**message, "more_body": True})
+            await _drop_body(receive)
+            message = {"type": "http.response.body"}
+        await send(message)
+
+    respond = error_response(error, path=route_path(scope))
+    await respond(scope, receive, linger if isinstance(error, TooLarge) else send)
+
+
+async def _drop_body(receive: Receive) -> None:
+    """Reads on for a while. To close with bytes unread resets the connection, and the answer is lost with it to proxies and
+    to clients that send all before they read."""
+    try:
+        async with asyncio.timeout(LINGER_SECONDS):
+            more = True
+            while more:
+                message = await asyncio.wait_for(receive(), IDLE_SECONDS)
+                more = message["type"] == "http.request" and message.get("more_body", False)
+    except TimeoutError:
+        return
 
 
 def error_response(error: RequestError, status: int | None = None, path: str = "") -> Response:
