@@ -100,8 +100,9 @@ def test_empty_items_are_all_named_before_anything_else_is_done() -> None:
         with pytest.raises(InvalidRequest) as error:
             parse_input(value, True, 100, "error")
         names = ", ".join(f"input[{index}]" for index in indexes)
+        what = "string" if "" in value or value == "" else "list"
         assert error.value.message.startswith(
-            f"{names} {'is' if len(indexes) == 1 else 'are'} empty; a text has at least one character"
+            f"{names} {f'is an empty {what};' if len(indexes) == 1 else f'are empty {what}s;'}"
         )
         assert 'empty: "null"' in error.value.message
         assert error.value.details == {"indexes": indexes}
@@ -111,7 +112,7 @@ def test_empty_items_are_all_named_before_anything_else_is_done() -> None:
 def test_of_many_empty_items_the_message_names_ten_and_the_details_all() -> None:
     with pytest.raises(InvalidRequest) as error:
         parse_input([""] * MAX_INPUTS, False, 0)  # where there is no choice, as in /tokenize
-    assert error.value.message.endswith("input[9] and 2,038 more are empty; a text has at least one character")
+    assert error.value.message.endswith("input[9] and 2,038 more are empty strings")
     assert error.value.details == {"indexes": list(range(MAX_INPUTS))}
 
 

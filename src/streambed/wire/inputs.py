@@ -47,7 +47,8 @@ def parse_input(
                 raise InvalidRequest(f"input[{index}] has a token id outside 0..{vocabulary - 1}", f"input[{index}]")
     nothing = [index for index, item in enumerate(value) if not item]
     if nothing and empty != "null":
-        raise _empty(nothing, ' (empty: "null" gives null in its place)' if empty else "")
+        what = "string" if isinstance(value[0], str) else "list"
+        raise _empty(nothing, what, '; empty: "null" would give null there' if empty else "")
     return value  # type: ignore[no-any-return]
 
 
@@ -59,12 +60,10 @@ def _ids(value: Any, index: int) -> list[int]:
     raise InvalidRequest(f"input[{index}] is neither a string nor a list of token ids", f"input[{index}]")
 
 
-def _empty(indexes: list[int], hint: str) -> InvalidRequest:
+def _empty(indexes: list[int], what: str, hint: str) -> InvalidRequest:
     names = [f"input[{index}]" for index in indexes]
     more = f" and {len(names) - 10:,} more" if len(names) > 10 else ""
-    are = "is" if len(names) == 1 else "are"
-    error = InvalidRequest(
-        f"{', '.join(names[:10])}{more} {are} empty; a text has at least one character{hint}", names[0]
-    )
+    are = f"is an empty {what}" if len(names) == 1 else f"are empty {what}s"
+    error = InvalidRequest(f"{', '.join(names[:10])}{more} {are}{hint}", names[0])
     error.details = {"indexes": indexes}
     return error
