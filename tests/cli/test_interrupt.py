@@ -104,7 +104,7 @@ def test_sigterm_while_loading_is_an_orderly_end_of_serve(tiny_checkpoint: Path,
     assert lines(run(moment, "serve", "--port", "0", "--model", tiny_checkpoint, sent=signal.SIGTERM)) == []
 
 
-@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_ctrl_c_at_work_leaves_no_half_file(tiny_checkpoint: Path, tmp_path: Path, times: int) -> None:
     old = tmp_path / "vectors.npy"
     old.write_bytes(b"older")

@@ -54,7 +54,7 @@ def fine(result: Result) -> str:
     return result.stdout
 
 
-@pytest.mark.parametrize("method", ["pca", "projection"])
+@pytest.mark.parametrize("method", ["pca", pytest.param("projection", marks=pytest.mark.slow)])
 def test_fit_and_eval(reduce: Reduce, texts: Path, tmp_path: Path, tiny_checkpoint: Path, method: str) -> None:
     folder = tmp_path / "small"
     told = fine(reduce("fit", "--method", method, "--dimensions", 8, "--input", texts, "--output", folder))
@@ -162,6 +162,7 @@ def test_the_extra_is_named(
     assert not result.output, "it is said before anything is computed"
 
 
+@pytest.mark.slow
 def test_served(reduce: Reduce, texts: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:
     fine(reduce("fit", "--method", "pca", "--dimensions", 8, "--input", texts, "--output", tmp_path / "small"))
     common = ("--model", tiny_checkpoint, "--port", "0", "--threads", "1", "--dtype", "float32")

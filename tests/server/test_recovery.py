@@ -370,7 +370,7 @@ def test_kills(serving: Serve) -> None:
     """kill -9 at random instants: nothing acknowledged is lost, nothing is applied twice, nothing closed comes back."""
     seed = random.randrange(1 << 32)
     try:
-        kills(serving, seed, 10)
+        kills(serving, seed, 4)
     except BaseException as error:
         error.add_note(f"seed {seed}")
         raise

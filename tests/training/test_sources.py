@@ -140,6 +140,7 @@ def test_own_tables_are_complete(language: str) -> None:
     assert all(pair.text and pair.english for pair in pairs)
 
 
+@pytest.mark.slow
 def test_own_grammar_is_varied_and_repeatable() -> None:
     found = next(iter(sources.SOURCES)).read(Path())
     assert list(found)[:500] == sources.everyday(1, 200_000)[:500]
