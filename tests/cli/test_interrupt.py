@@ -65,9 +65,14 @@ def lines(said: str) -> list[str]:
     ("moment", "times", "command"),
     [
         ("import", 2, ["serve", "--port", "0"]),
-        ("import", 1, ["embed", "a"]),
-        ("import", 2, ["reduce", "fit", "--method", "pca", "--dimensions", "4", "--input", "-", "--output", "OUT"]),
-        ("import", 1, ["doctor", "--json"]),
+        pytest.param("import", 1, ["embed", "a"], marks=pytest.mark.slow),
+        pytest.param(
+            "import",
+            2,
+            ["reduce", "fit", "--method", "pca", "--dimensions", "4", "--input", "-", "--output", "OUT"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("import", 1, ["doctor", "--json"], marks=pytest.mark.slow),
         ("weights", 2, ["embed", "a", "--output", "OUT.npy"]),
         ("calibrate", 1, ["serve", "--port", "0"]),
     ],

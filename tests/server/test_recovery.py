@@ -452,6 +452,7 @@ def test_full_disk(serving: Serve, journal: Path) -> None:
         assert code(wire.resume(ending)) == "not_found"
 
 
+@pytest.mark.slow
 def test_disk_that_is_full_now_and_then(serving: Serve, journal: Path) -> None:
     """Each change is acknowledged or refused, whatever fits at its time, also while other sessions come and go."""
     seed = random.randrange(1 << 32)
@@ -505,6 +506,7 @@ def test_disk_that_is_full_now_and_then(serving: Serve, journal: Path) -> None:
         check_vector(process, text, wire.embed(writer.id)["embedding"])
 
 
+@pytest.mark.slow
 def test_full_disk_and_many_in_flight(serving: Serve) -> None:
     """Changes without `base_revision`, one on the heels of the other: each is refused or kept, and the session goes on."""
     process = serving().ready()
@@ -625,6 +627,7 @@ def test_late_refusal(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
 # Starts
 
 
+@pytest.mark.slow
 def test_second_server(serving: Serve, journal: Path) -> None:
     """Refused at once, in a line that says why; the first does not notice."""
     process = serving().ready()

@@ -178,7 +178,7 @@ def other_pipelines() -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("definition", other_pipelines())
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(changes=edits())
 def test_unknown_pipelines_fall_back(
     tmp_path_factory: pytest.TempPathFactory,

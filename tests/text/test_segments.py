@@ -150,8 +150,8 @@ def test_refusals(builtin_splits: Splits) -> None:
         "aGVsbG8gd29ybGQ" * 20_000,
         "\n" * 200_000 + "x",
         "e\u0301 " * 5_000,
-        " \t" * 50_000 + "the word is here",
-        "。" * 5_000,
+        pytest.param(" \t" * 50_000 + "the word is here", marks=pytest.mark.slow),
+        pytest.param("。" * 5_000, marks=pytest.mark.slow),
     ],
     ids=["base64", "line breaks", "never safe", "spaces", "stops"],
 )
