@@ -137,8 +137,14 @@ def test_a_hundred_clients_that_leave_at_any_point(slow: Live) -> None:
     got = np.array([item["embedding"] for item in reply.json()["data"]])
     assert (got * expected).sum(-1).min() >= 0.99999
     assert slow.client.get("/readyz").status_code == 200
-    slow.engine.evict()
-    assert not slow.engine._kv._paid, "no memory was lost on the way"
+
+    def is_empty() -> bool:
+        slow.engine.evict()
+        return not slow.engine._kv._paid
+
+    until(
+        is_empty
+    )  # no memory was lost on the way; a large text may just have been divided whose client closed quietly
 
 
 def test_a_text_of_many_windows_whose_client_left(slow: Live) -> None:
