@@ -174,9 +174,7 @@ def _read_config(file: Path, raw: dict[str, Any], reader: Reader) -> Qwen3Config
             raise CheckpointError(f"{file}: {key} is not a list")
     for architecture in raw.get("architectures") or []:
         if architecture not in _ARCHITECTURES:
-            raise CheckpointError(
-                f"{file}: architecture {architecture!r}; only {' and '.join(_ARCHITECTURES[:2])} are served"
-            )
+            raise CheckpointError(f"{file}: architecture {architecture!r}; only {', '.join(_ARCHITECTURES)} are served")
     if raw.get("hidden_act", "silu") != "silu":
         raise CheckpointError(f"{file}: hidden_act is {raw['hidden_act']!r}; Qwen3 uses 'silu'")
     if raw.get("quantization_config") is not None:

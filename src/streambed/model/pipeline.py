@@ -70,7 +70,7 @@ def read_pipeline(directory: Path, reader: Reader, max_positions: int, hidden_si
         default_prompt_name=_default_prompt_name(prompts_file, prompts, named),
         default_dimensions=_default_dimensions(prompts_file, prompts, hidden_size),
         lower_case=_truth(transformer_file, transformer, "do_lower_case"),
-        named_tokens=_named_tokens(directory, reader),
+        named_tokens=_named_tokens(directory, tokenizer_file, tokenizer, reader),
     )
 
 
@@ -212,7 +212,9 @@ def _without_tokens(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if not _is_token(key, value)}
 
 
-def _named_tokens(directory: Path, reader: Reader) -> dict[str, dict[str, Any]]:
+def _named_tokens(
+    directory: Path, tokenizer_file: Path, tokenizer: Mapping[str, Any], reader: Reader
+) -> dict[str, dict[str, Any]]:
     """transformers adds each of these to the tokenizer where it is not there, and then texts with it are other tokens."""
     found: dict[str, dict[str, Any]] = {}
 
@@ -225,7 +227,7 @@ def _named_tokens(directory: Path, reader: Reader) -> dict[str, dict[str, Any]]:
 
     map_file, tokens = _read_object(directory / "special_tokens_map.json")
     reader.check(map_file, _without_tokens(tokens), keys.SPECIAL_TOKENS)
-    for file, values in (_read_object(directory / "tokenizer_config.json"), (map_file, tokens)):
+    for file, values in ((tokenizer_file, tokenizer), (map_file, tokens)):
         for key, value in values.items():
             if _is_token(key, value):
                 add(file, key, value)
