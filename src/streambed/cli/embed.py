@@ -21,6 +21,7 @@ from streambed.cli.options import (
     option,
     server_options,
     use_threads,
+    vector_options,
 )
 from streambed.cli.outputs import open_output, why_unwritable
 from streambed.cli.texts import BATCH, Item, batches, read, read_twice, refuse_empty
@@ -65,21 +66,7 @@ SERVER_SECONDS = 600.0
     help="File to write, named .jsonl or .npy.",
     group="Vectors",
 )
-@option("--instruction", help="Task that the embeddings are for; it goes before each text.", group="Vectors")
-@option("--prompt-name", help="Name of one of the checkpoint's prompts, in place of an instruction.", group="Vectors")
-@option(
-    "--input-type",
-    type=click.Choice(["query", "document"]),
-    help="What the texts are, in place of an instruction.",
-    group="Vectors",
-)
-@option(
-    "--dimensions",
-    type=int,
-    metavar="N",
-    help="How many leading dimensions to keep; by default as many as the model gives.",
-    group="Vectors",
-)
+@vector_options
 @option(
     "--long-input",
     type=click.Choice(["merge", "truncate", "error"]),

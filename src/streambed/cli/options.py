@@ -113,6 +113,33 @@ def setting_option(name: str, group: str, *aliases: str) -> Callable[[Callback],
     )
 
 
+def vector_options(command: Callback) -> Callback:
+    """The flags that say what vectors are for, and how long they are."""
+    for decorate in (
+        option(
+            "--dimensions",
+            type=int,
+            metavar="N",
+            help="How many leading dimensions to keep; by default as many as the model gives.",
+            group="Vectors",
+        ),
+        option(
+            "--input-type",
+            type=click.Choice(["query", "document"]),
+            help="What the text is, in place of an instruction.",
+            group="Vectors",
+        ),
+        option(
+            "--prompt-name",
+            help="Name of one of the checkpoint's prompts, in place of an instruction.",
+            group="Vectors",
+        ),
+        option("--instruction", help="Task that the embedding is for; it goes before the text.", group="Vectors"),
+    ):
+        command = decorate(command)
+    return command
+
+
 MODEL = ("model", "revision", "allow_unknown_config", "instruction_template", "dtype", "device", "threads")
 """What says which model a command loads, how, and what it computes with. All but threads are arguments of `Engine.load`."""
 

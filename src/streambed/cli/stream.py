@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from streambed.cli.interrupt import cleaning_up
-from streambed.cli.options import Command, first_key, option, server_options
+from streambed.cli.options import Command, first_key, option, server_options, vector_options
 from streambed.cli.texts import read_lines, without_mark
 from streambed.client.aclient import DEFAULT_URL
 from streambed.client.reconnect import Emitted
@@ -38,21 +38,7 @@ _SHOWN = 500
 
 @click.command(cls=Command)
 @server_options(DEFAULT_URL, "Address of the server.")
-@option("--instruction", help="Task that the embedding is for; it goes before the text.", group="Vectors")
-@option("--prompt-name", help="Name of one of the checkpoint's prompts, in place of an instruction.", group="Vectors")
-@option(
-    "--input-type",
-    type=click.Choice(["query", "document"]),
-    help="What the text is, in place of an instruction.",
-    group="Vectors",
-)
-@option(
-    "--dimensions",
-    type=int,
-    metavar="N",
-    help="How many leading dimensions to keep; by default as many as the model gives.",
-    group="Vectors",
-)
+@vector_options
 @option(
     "--overflow",
     type=click.Choice(["error", "segment"]),
