@@ -433,6 +433,7 @@ def test_a_bug_of_ours_is_a_500_that_says_nothing(serve: Serve, monkeypatch: pyt
     response = live.post("a")
     error = check_error(response, 500, "internal")
     assert "/" not in error["message"]
+    assert response.headers["connection"] == "close"
     until(lambda: len(live.errors) == 2)
     assert {record.name for record in live.errors} == {"streambed", "uvicorn.error"}
     live.errors.clear()

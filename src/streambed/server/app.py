@@ -162,7 +162,10 @@ async def _on_http_exception(directions: Directions, request: Request, error: Ex
 
 async def _on_bug(request: Request, error: Exception) -> Response:
     logger.error("a request failed for a reason of our own: %s", type(error).__name__, exc_info=error)
-    return _answer(request, Internal("the server failed on this request; its log says why"))
+    response = _answer(request, Internal("the server failed on this request; its log says why"))
+    # Starlette raises the error again and uvicorn closes the connection: a client must not send its next request there.
+    response.headers["Connection"] = "close"
+    return response
 
 
 _SUMMARY = "Real-time text embeddings: Qwen3-Embedding behind the OpenAI API."
