@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from websockets.http11 import Request
 
 from streambed.errors import InvalidRequest
-from streambed.server.refusals import error_response
+from streambed.server.refusals import IDLE_SECONDS, LINGER_SECONDS, error_response
 
 HEAD_SECONDS = 10.0
 """A request's head that takes longer to arrive, from the connection or from its first byte, ends the connection."""
@@ -148,7 +148,9 @@ class Connection(H11Protocol):
 class WebSocketConnection(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket, whose clients can be dropped while there is something that they do not read.
 
-    Puts `abort` in the scope's state. Says nothing of each connection: their paths may hold a key.
+    Puts `abort` in the scope's state. Says nothing of each connection: their paths may hold a key. After a frame that ends
+    it (too large, not UTF-8) it reads on for a while, as `refusals` does: to close with bytes unread would reset the
+    connection, and the client would lose the reason.
     """
 
     def __init__(self, *values: Any, **more: Any) -> None:
@@ -158,6 +160,9 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self.logger.addFilter(_is_ours)
 
     def data_received(self, data: bytes) -> None:
+        if self.conn.parser_exc is not None:
+            self._read_on()
+            return
         if self.close_sent and not self.handshake_initiated:
             return
         super().data_received(data)
@@ -181,6 +186,20 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         await super().send(message)
         if message["type"] == "websocket.http.response.body":
             self.handshake_complete = True  # a refusal is an answer, too
+
+    def handle_parser_exception(self) -> None:
+        closed = self.conn.close_sent
+        assert closed is not None
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": closed.code, "reason": closed.reason})
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self.loop.call_later(LINGER_SECONDS, self.transport.close)
+        self._read_on()
+
+    def _read_on(self) -> None:
+        if self.close_timer is not None:
+            self.close_timer.cancel()
+        self.close_timer = self.loop.call_later(IDLE_SECONDS, self.transport.close)
 
     def keepalive_timeout(self) -> None:
         super().keepalive_timeout()
