@@ -18,7 +18,8 @@ from pydantic import BaseModel
 from streambed.errors import ERROR_TABLE
 from streambed.server.sessions import ROUTES, Sessions
 from streambed.settings import groups, shown_default
-from streambed.streams.protocol import HISTORY, TRANSITIONS
+from streambed.streams.protocol import TRANSITIONS
+from streambed.streams.store.store import HISTORY
 from streambed.wire import (
     CLIENT_EVENTS,
     SERVER_EVENTS,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from streambed.client.aclient import AsyncClient
     from streambed.client.client import Client
-    from streambed.client.reconnect import Emitted, Triggered
+    from streambed.client.events import Emitted, Triggered
     from streambed.engine.engine import Engine
     from streambed.engine.session import Session
     from streambed.errors import (
@@ -72,10 +72,10 @@ __all__ = [
 _HOMES = {
     "AsyncClient": "streambed.client.aclient",
     "Client": "streambed.client.client",
-    "Emitted": "streambed.client.reconnect",
+    "Emitted": "streambed.client.events",
     "Engine": "streambed.engine.engine",
     "Session": "streambed.engine.session",
-    "Triggered": "streambed.client.reconnect",
+    "Triggered": "streambed.client.events",
 }
 
 

@@ -82,6 +82,11 @@ class RequestError(StreambedError):
         """OpenAI's coarse `error.type`."""
         return "invalid_request_error" if self.status < 500 and not self.retryable else "server_error"
 
+    @property
+    def outcome(self) -> str:
+        """How what ended in it is counted."""
+        return "out_of_memory" if self.out_of_memory else self.code
+
 
 class InvalidRequest(RequestError):
     code, status = "invalid_request", 400

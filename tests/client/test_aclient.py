@@ -22,7 +22,7 @@ import websockets.sync.client
 from streambed import AsyncClient, Engine
 from streambed.client import aclient, astream
 from streambed.client.astream import AsyncStream
-from streambed.client.reconnect import Emitted, Triggered
+from streambed.client.events import Emitted, Triggered
 from streambed.errors import (
     ConnectionLost,
     InvalidRequest,
@@ -35,8 +35,8 @@ from streambed.errors import (
 )
 from streambed.settings import Settings
 from streambed.streams import registry
-from streambed.streams.journal import Journal
-from streambed.streams.protocol import Limits
+from streambed.streams.limits import Limits
+from streambed.streams.store.sqlite import SQLiteStore
 from streambed.vectors.reducers import Card, Reducer
 from tests.client.conftest import Proxy, agree
 from tests.server.conftest import Live, Serve, Servers, until
@@ -1103,9 +1103,9 @@ def test_a_late_last_embedding_hides_none_that_is_newer(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last of a segment waits for the disk, and the next segment's first does not."""
-    commit = Journal._commit
+    commit = SQLiteStore._commit
 
-    def slow(journal: Journal, batch: list[Any]) -> None:
+    def slow(journal: SQLiteStore, batch: list[Any]) -> None:
         time.sleep(0.3)
         commit(journal, batch)
 
@@ -1116,7 +1116,7 @@ def test_a_late_last_embedding_hides_none_that_is_newer(
         async with AsyncClient(live.url) as client, client.open_stream(overflow="segment", emit="append") as stream:
             await stream.append("x ")
             await stream.flush()
-            monkeypatch.setattr(Journal, "_commit", slow)
+            monkeypatch.setattr(SQLiteStore, "_commit", slow)
             await stream.append(text[:1200])
             await asyncio.sleep(1)
             await stream.append(text[1200:])

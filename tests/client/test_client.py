@@ -20,7 +20,7 @@ from streambed import AsyncClient, Client, Engine
 from streambed.client import batch
 from streambed.client.astream import AsyncStream
 from streambed.client.client import Stream
-from streambed.client.reconnect import Emitted, Triggered
+from streambed.client.events import Emitted, Triggered
 from streambed.errors import ConnectionLost, InvalidRequest, NotFound, TooLarge
 from tests.client.conftest import Proxy, agree
 from tests.server.conftest import Live, until

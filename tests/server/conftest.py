@@ -22,7 +22,7 @@ from streambed.server.app import create_app
 from streambed.server.guard import Guard
 from streambed.server.listener import Listener, listen
 from streambed.settings import Settings
-from streambed.streams.journal import Journal
+from streambed.streams.store.sqlite import SQLiteStore
 from streambed.vectors.reducers import Reducer
 from tests.checkpoints import make_checkpoint
 
@@ -118,7 +118,7 @@ class Servers:
         settings = settings or Settings(drain=5.0)
         listener = listen("127.0.0.1", 0)
         port = listener.getsockname()[1]
-        journal = Journal(settings.journal, settings.journal_sync) if settings.journal else None
+        journal = SQLiteStore(settings.journal, settings.journal_sync) if settings.journal else None
         app = create_app(engine, settings, keys, journal, reducers)
         server = Listener(app, settings)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

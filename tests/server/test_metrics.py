@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from streambed import Engine
 from streambed.errors import ERROR_TABLE, Internal
-from streambed.server.metrics import OUTCOMES, SECONDS, Metrics, outcome_of
+from streambed.server.metrics import OUTCOMES, SECONDS, Metrics
 from streambed.settings import Settings
 from tests.server.conftest import Live, Serve, until
 from tests.server.test_process import Process
@@ -174,7 +174,7 @@ def test_memory_that_runs_out_is_told_apart(engine: Engine, serve: Serve, monkey
     assert live.post("a").status_code == 200
     live.errors.clear()
     error = Internal("x")
-    assert outcome_of(error) == "internal"
+    assert error.outcome == "internal"
     assert set(OUTCOMES) == {"ok", "cancelled", "out_of_memory"} | {each.code for each in ERROR_TABLE}
 
 

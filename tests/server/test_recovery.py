@@ -25,8 +25,8 @@ import websockets.sync.client
 
 from streambed import Engine
 from streambed.settings import Settings
-from streambed.streams.journal import Journal
 from streambed.streams.registry import Registry
+from streambed.streams.store.sqlite import SQLiteStore
 from tests.server.conftest import Live, Servers, until
 from tests.server.test_process import SECONDS, Process, refused
 
@@ -543,12 +543,12 @@ class Gate:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.on = False
-        self.arrived: queue.SimpleQueue[Journal] = queue.SimpleQueue()
+        self.arrived: queue.SimpleQueue[SQLiteStore] = queue.SimpleQueue()
         self._what: queue.SimpleQueue[str] = queue.SimpleQueue()
-        commit, open_ = Journal._commit, Journal._open
+        commit, open_ = SQLiteStore._commit, SQLiteStore._open
         failing = threading.Event()
 
-        def gated(journal: Journal, batch: list[Any]) -> None:
+        def gated(journal: SQLiteStore, batch: list[Any]) -> None:
             if self.on and batch:
                 self.arrived.put(journal)
                 if self._what.get(timeout=SECONDS) == "fail":
@@ -557,15 +557,15 @@ class Gate:
             commit(journal, batch)
             failing.clear()
 
-        def opened(journal: Journal) -> sqlite3.Connection:
+        def opened(journal: SQLiteStore) -> sqlite3.Connection:
             if failing.is_set():
                 raise sqlite3.OperationalError("disk I/O error")
             return open_(journal)
 
-        monkeypatch.setattr(Journal, "_commit", gated)
-        monkeypatch.setattr(Journal, "_open", opened)
+        monkeypatch.setattr(SQLiteStore, "_commit", gated)
+        monkeypatch.setattr(SQLiteStore, "_open", opened)
 
-    def wait(self) -> Journal:
+    def wait(self) -> SQLiteStore:
         """Until a transaction is about to begin."""
         return self.arrived.get(timeout=SECONDS)
 
@@ -660,7 +660,7 @@ def test_no_journal(serving: Serve, journal: Path, make: Callable[[Path], object
 
 def test_damaged_journal(serving: Serve, journal: Path) -> None:
     """What only a look at its sessions finds is one line, too."""
-    Journal(journal)._disconnect()
+    SQLiteStore(journal)._disconnect()
     with contextlib.closing(sqlite3.connect(journal)) as connection:
         connection.execute("DROP TABLE changes")
         connection.execute("DROP TABLE sessions")
@@ -687,7 +687,7 @@ def test_damaged_session(local: Local, engine: Engine, journal: Path, damage: st
     with contextlib.closing(sqlite3.connect(journal)) as connection:
         assert connection.execute(damage, (ids[1],)).rowcount == 1
         connection.commit()
-    opened = Journal(journal)
+    opened = SQLiteStore(journal)
     try:
         registry = Registry(engine, Settings(), opened)
     finally:

@@ -28,7 +28,7 @@ from streambed.engine.session import Session
 from streambed.server.socket import Sockets
 from streambed.settings import Settings
 from streambed.streams import registry
-from streambed.streams.protocol import Limits
+from streambed.streams.limits import Limits
 from streambed.wire import MAX_WATCHES
 from tests.server.conftest import PROMPTS, Live, Serve, guard_of, until
 
@@ -1446,6 +1446,19 @@ def test_frames_that_end_the_socket(live: Live, frame: bytes, code: int) -> None
         assert (resumed["revision"], resumed["offset"]) == (1, 12)
 
 
+def test_why_a_frame_ends_the_socket_reaches_who_reads_late(live: Live) -> None:
+    """A client that sends all of it before it reads: a connection closed with bytes unread would be reset."""
+    size = 16 << 20
+    with live.connect() as connection:
+        connection.sendall(
+            b"GET /v1/embeddings HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        assert connection.recv(4096).startswith(b"HTTP/1.1 101")
+        connection.sendall(b"\x81\xff" + size.to_bytes(8, "big") + b"\0\0\0\0" + b" " * size)
+        assert connection.recv(4)[2:] == (1009).to_bytes(2, "big")
+
+
 def test_largest_frame(peer: Peer) -> None:
     frame = json.dumps({"type": "session.create", "event_id": "e"})
     peer.ws.send(frame + " " * ((1 << 20) - len(frame)))
@@ -1689,4 +1702,4 @@ def test_changes_near_the_start_of_a_long_text_hold_nobody_up(live: Live) -> Non
 
 
 def stream_is_busy(live: Live, session: str) -> bool:
-    return sockets_of(live)._registry._streams[session]._busy is not None
+    return sockets_of(live)._registry._streams[session]._mailbox._busy is not None

@@ -23,7 +23,7 @@ from streambed.server import socket as sockets_module
 from streambed.server.listener import listen
 from streambed.server.socket import MAX_UNSENT, Socket
 from streambed.settings import Settings
-from streambed.streams.protocol import MAX_UNACKED
+from streambed.streams.stream import MAX_WAITING
 from tests.server import conftest
 from tests.server.conftest import Live, Servers, until
 from tests.server.test_socket import SECONDS, Peer, check_vector, cosine, open_peer, posted, sockets_of, vector
@@ -83,7 +83,7 @@ class Deaf:
 
     @property
     def socket(self) -> Socket:
-        return sockets_of(self._live)._registry._streams[self.session]._protocol.client  # type: ignore[union-attr,return-value]
+        return sockets_of(self._live)._registry._streams[self.session]._protocol.emission.listener  # type: ignore[union-attr,return-value]
 
     def send(self, type: str, **fields: Any) -> None:
         frame = Frame(Opcode.TEXT, json.dumps({"type": type} | fields).encode())
@@ -137,7 +137,7 @@ def test_client_that_never_reads(servers: Servers, engine: Engine) -> None:
         assert MAX_UNSENT <= len(held._outbox._events) <= MAX_UNSENT + MAX_PENDING + 8
         until(lambda: live.engine.stats().waiting == 0)
         assert len(held._outbox._events) <= MAX_UNSENT + MAX_PENDING + 8
-        assert len(stream._work) <= MAX_UNACKED
+        assert len(stream._mailbox) <= MAX_WAITING
         assert len(stream._tasks) == 0
         assert all(connection.queue.qsize() < 10_000 for connection in websockets_of(servers))
         assert live.post("a").status_code == 200

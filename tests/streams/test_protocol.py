@@ -10,10 +10,10 @@ import base64
 import hashlib
 import itertools
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,17 +32,23 @@ from streambed.errors import (
     StorageFull,
     TooLarge,
 )
-from streambed.streams import protocol as protocol_module
-from streambed.streams.protocol import DIGEST, START, TRANSITIONS, Commit, Limits, Probe, Protocol, Send, State, Window
+from streambed.streams import changes as changes_module
+from streambed.streams import emission as emission_module
+from streambed.streams.effects import Count, Probe, Report, Resolve, Send, Write
+from streambed.streams.limits import Credit, Limits
+from streambed.streams.protocol import TRANSITIONS, Protocol, State
+from streambed.streams.store.store import DIGEST, HISTORY, Commit, Erase, SetOptions
+from streambed.streams.store.store import Entry as StoreEntry
+from streambed.streams.triggers import Target
 from streambed.text.units import count
 from streambed.vectors.reducers import Card, Form, Reducer
 from streambed.wire import (
-    Change,
     EmbeddingCreate,
     EmbeddingDone,
     EmbeddingSkipped,
     Emit,
     ErrorEvent,
+    InputText,
     InputTextAck,
     InputTextAppend,
     InputTextReplace,
@@ -50,8 +56,13 @@ from streambed.wire import (
     ServerEvent,
     SessionClosed,
     SessionOptions,
+    SessionReport,
+    SessionResumed,
+    SessionUpdate,
+    SessionUpdated,
     Watch,
     WatchTriggered,
+    error_of,
 )
 
 HIDDEN = 8
@@ -80,12 +91,19 @@ def tokens(text: str) -> int:
     return len(text.encode())
 
 
-class Asked(NamedTuple):
-    """A probe that the document was asked for."""
+class Vectors(Future[Any]):
+    """What a probe of a text will end in."""
 
-    future: Future[Any]
-    text: str
-    deadline: float | None
+    def __init__(self, text: str, deadline: float | None = None) -> None:
+        super().__init__()
+        self.text = text
+        self.deadline = deadline
+
+
+class Asked(NamedTuple):
+    """A probe that the text was asked for."""
+
+    future: Vectors
 
 
 class Answer(NamedTuple):
@@ -105,17 +123,20 @@ class Over(NamedTuple):
     start: int
     end: int
     tokens: int
-    future: Future[Any]
-    text: str
+    future: Vectors
 
 
 class Text:
-    """A document that is a string. Where it may go on in segments, each has as many tokens as a window."""
+    """A growing text that is a string. Where it may go on in segments, each has as many tokens as a window."""
 
-    is_warm = True
+    closed = False
 
     def __init__(
-        self, text: str = "", max_tokens: int = LIMITS.max_tokens, overflow: str = "error", window: Window = START
+        self,
+        text: str = "",
+        max_tokens: int = LIMITS.max_tokens,
+        overflow: str = "error",
+        window: tuple[int, int] = (0, 0),
     ) -> None:
         self.max_tokens = max_tokens
         self.overflow = overflow
@@ -146,7 +167,7 @@ class Text:
             fit = (size for size in range(self.max_tokens, 0, -1))
             end = self.start + next(n for n in fit if tokens(text[self.start : self.start + n]) <= self.max_tokens)
             piece = text[self.start : end]
-            self.ended.append(Over(self.segment, self.start, end, tokens(piece), Future(), piece))
+            self.ended.append(Over(self.segment, self.start, end, tokens(piece), Vectors(piece)))
             self.start, self.segment = end, self.segment + 1
         self.text = text
 
@@ -161,7 +182,10 @@ class Text:
     def probe(self, deadline: float | None = None) -> Asked:
         if self.busy:
             raise Overloaded("too much work waits")
-        return Asked(Future(), self.text[self.start :], deadline)
+        return Asked(Vectors(self.text[self.start :], deadline))
+
+    def close(self) -> None:
+        self.closed = True
 
 
 class Ear:
@@ -208,7 +232,7 @@ class Desk:
         revision: int = 0,
         digests: tuple[bytes, ...] = (),
         edited: bool = False,
-        window: Window = START,
+        window: tuple[int, int] = (0, 0),
         reducer: Any = None,
         **options: Any,
     ) -> None:
@@ -220,6 +244,13 @@ class Desk:
         self.slow = False  # whether clients take their time to read
         self.unread: list[Any] = []
         self.look: Callable[[Any], None] = lambda effect: None
+        self.credit = Credit(limits.credit)
+        self.written: list[StoreEntry] = []
+        """Options and erasures, which reach the disk at once unless it is full."""
+        self.full = False
+        self.unresolved: list[Target] = []
+        self.counted: list[Count] = []
+        self.reports: list[tuple[Ear, type[SessionReport], str | None]] = []
         self.protocol = Protocol(
             "ses",
             self.document,
@@ -231,12 +262,12 @@ class Desk:
                 reducer,
             ),
             limits,
-            durable,
-            revision,
-            deque(digests, maxlen=protocol_module.HISTORY),
-            edited,
+            self.credit,
+            1 if durable else None,
+            (revision, edited, digests[-HISTORY:]),
             self.now,
         )
+        self.carry_out()
         self.ear = Ear()
         if attached:
             self.attach(self.ear)
@@ -250,13 +281,25 @@ class Desk:
             self.look(effect)
             match effect:
                 case Send(client, event, slot):
-                    client.send(event, slot)
+                    client.send(event, slot)  # type: ignore[attr-defined]
                     if slot == "emission":
                         self.unread.append((client, None))
                     elif isinstance(event, EmbeddingDone) and event.final:
                         self.unread.append((client, event.segment))
-                case Commit():
-                    self.commits.append(effect)
+                case Report(client, kind, event_id):
+                    self.reports.append((client, kind, event_id))  # type: ignore[arg-type]
+                case Count():
+                    self.counted.append(effect)
+                case Write(Commit() as commit, alone):
+                    assert not alone
+                    self.commits.append(commit)
+                case Write(entry, alone):
+                    assert alone
+                    self.written.append(entry)
+                    self.protocol.written(entry, StorageFull("the disk is full") if self.full else None, self.now)
+                    self.carry_out()
+                case Resolve(target):
+                    self.unresolved.append(target)
                 case Probe():
                     self.probes.append(effect)
         if not self.slow:
@@ -270,21 +313,30 @@ class Desk:
             self.carry_out()
 
     def attach(self, client: Ear) -> None:
-        self.protocol.attach(client, self.now)
-        self.carry_out()
-        self.protocol.tell_endings()
-        self.protocol.tick(self.now)
+        self.protocol.attach(client, None, SessionResumed, {}, self.now)
         self.carry_out()
 
     def detach(self) -> None:
         self.protocol.detach()
         self.carry_out()
 
-    def change(self, event: Change, client: Ear | None = None) -> None:
-        try:
-            self.protocol.change(event, client or self.ear, self.now)
-        finally:
-            self.carry_out()
+    def receive(self, event: Any, client: Ear | None, deadline: float | None = None) -> None:
+        """Has the machine take an event. Raises the error where it is refused; then nobody else hears anything."""
+        self.protocol.receive(event, client or self.ear, self.now, deadline)
+        counted = self.protocol._effects[-2:]
+        match counted:
+            case [Count(kind, outcome), Send(peer, ErrorEvent() as refusal)] if (
+                peer is (client or self.ear) and kind == event.type and refusal.event_id == event.event_id
+            ):
+                error = error_of(asdict(refusal))
+                assert outcome == error.code
+                del self.protocol._effects[-2:]
+                self.carry_out()
+                raise error
+        self.carry_out()
+
+    def change(self, event: InputText, client: Ear | None = None) -> None:
+        self.receive(event, client)
 
     def append(self, text: str, client: Ear | None = None, **more: Any) -> None:
         self.change(InputTextAppend(session="ses", text=text, **more), client)
@@ -298,24 +350,21 @@ class Desk:
     def refused(self, code: str, change: Callable[..., None], *values: Any, **more: Any) -> RequestError:
         """The change is refused with this code, says so to nobody else, and leaves no trace."""
         protocol = self.protocol
-        before = self.text, protocol.revision, list(protocol.digests), protocol.edited, protocol.credit
+        before = self.text, protocol.changes.now, list(protocol.changes.digests), self.credit.left
         effects = len(self.probes), len(self.commits), list(self.ear.heard)
         with pytest.raises(RequestError) as raised:
             change(*values, **more)
         assert raised.value.code == code, raised.value
-        assert raised.value.revision == protocol.revision
-        assert (self.text, protocol.revision, list(protocol.digests), protocol.edited, protocol.credit) == before
+        assert raised.value.revision == protocol.changes.now.revision
+        assert (self.text, protocol.changes.now, list(protocol.changes.digests), self.credit.left) == before
         assert (len(self.probes), len(self.commits), self.ear.heard) == effects
         return raised.value
 
     def embed(self, event_id: str | None = None, client: Ear | None = None, deadline: float | None = None) -> None:
-        event = EmbeddingCreate(session="ses", event_id=event_id)
-        self.protocol.embed(event, client or self.ear, self.now, deadline)
-        self.carry_out()
+        self.receive(EmbeddingCreate(session="ses", event_id=event_id), client, deadline)
 
     def update(self, emit: Emit | None = None, watch: list[Watch] | None = None) -> None:
-        self.protocol.update(emit, watch, self.now)
-        self.carry_out()
+        self.receive(SessionUpdate(session="ses", emit=emit, watch=watch), None)
 
     def close(self, reason: Any = "closed", client: Ear | None = None, event_id: str | None = None) -> None:
         self.protocol.close(reason, client, event_id)
@@ -325,7 +374,7 @@ class Desk:
         """The engine ends the oldest probe that somebody still waits for."""
         while self.probes:
             probe = self.probes.popleft()
-            if not probe.snapshot.future.cancelled():
+            if not probe.future.cancelled():
                 self.end(probe, error)
                 return probe
         return None
@@ -347,22 +396,21 @@ class Desk:
 
     def commit(self, revision: int) -> Commit:
         """The newest that makes this revision."""
-        return next(commit for commit in reversed(self.commits) if commit.revision == revision)
+        return next(commit for commit in reversed(self.commits) if commit.mark.revision == revision)
 
     def committed(self, which: int | Commit) -> None:
-        self.protocol.committed(self.commit(which) if isinstance(which, int) else which)
+        self.protocol.written(self.commit(which) if isinstance(which, int) else which, None, self.now)
         self.carry_out()
 
     def storage_failed(self, which: int | Commit) -> None:
         commit = self.commit(which) if isinstance(which, int) else which
-        self.protocol.storage_failed(commit, StorageFull("the disk is full"), self.now)
+        self.protocol.written(commit, StorageFull("the disk is full"), self.now)
         self.carry_out()
 
 
 def asked(probe: Probe) -> str:
-    snapshot = probe.snapshot
-    assert isinstance(snapshot, Asked | Over)
-    return snapshot.text
+    assert isinstance(probe.future, Vectors)
+    return probe.future.text
 
 
 def is_of(event: Any, text: str, revision: int) -> bool:
@@ -432,8 +480,8 @@ def test_the_table_is_complete() -> None:
         lambda desk, probe: desk.end(probe),
         lambda desk, probe: desk.committed(1),
         lambda desk, probe: desk.storage_failed(1),
-        lambda desk, probe: desk.protocol.resolved(desk.protocol.take_unresolved()[0], hashed("")),
-        lambda desk, probe: desk.protocol.resolved(desk.protocol.take_unresolved()[0], Overloaded("no")),
+        lambda desk, probe: desk.protocol.resolved(desk.unresolved[0], hashed("")),
+        lambda desk, probe: desk.protocol.resolved(desk.unresolved[0], Overloaded("no")),
     ],
 )
 def test_what_comes_too_late_for_a_closed_session_is_ignored(late: Callable[[Desk, Probe], None]) -> None:
@@ -465,7 +513,7 @@ def test_each_change_raises_the_revision_by_one_and_is_acknowledged() -> None:
         1,
     ):
         change(*values, event_id=f"e{number}", base_revision=number - 1)
-        assert (desk.text, desk.protocol.revision) == (text, number)
+        assert (desk.text, desk.protocol.changes.now.revision) == (text, number)
         assert desk.ear.one(InputTextAck) == InputTextAck(
             session="ses", event_id=f"e{number}", revision=number, offset=len(text), tokens=tokens(text), credit=100
         )
@@ -482,7 +530,7 @@ def test_the_same_change_again_is_acknowledged_again(back: int) -> None:
     change(*values, base_revision=3 - back, event_id="again")
     ack = desk.ear.one(InputTextAck)
     assert (ack.event_id, ack.revision, ack.offset) == ("again", 3, 3)
-    assert (desk.text, desk.protocol.revision) == ("abc", 3)
+    assert (desk.text, desk.protocol.changes.now.revision) == ("abc", 3)
 
 
 @pytest.mark.parametrize(
@@ -512,7 +560,7 @@ def test_a_change_to_a_revision_that_is_not_there_yet_is_a_gap() -> None:
 
 
 def test_changes_that_are_too_old_cannot_be_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol_module, "HISTORY", 3)
+    monkeypatch.setattr(changes_module, "HISTORY", 3)
     desk = Desk()
     for base in range(5):
         desk.append("x", base_revision=base)
@@ -528,13 +576,13 @@ def test_a_session_that_was_recovered_knows_what_was_applied_before() -> None:
     old = Desk()
     old.append("abc", base_revision=0)
     old.replace(0, 1, "x", base_revision=1)
-    desk = Desk("xbc", revision=2, digests=tuple(old.protocol.digests)[1:], edited=True)
+    desk = Desk("xbc", revision=2, digests=tuple(old.protocol.changes.digests)[1:], edited=True)
     desk.replace(0, 1, "x", base_revision=1)
     assert desk.ear.one(InputTextAck).revision == 2
     desk.refused("revision_conflict", desk.append, "abc", base_revision=0)
     desk.refused("offset_conflict", desk.append, "bc", offset=1)
     desk.append("d", base_revision=2)
-    assert (desk.text, desk.protocol.revision) == ("xbcd", 3)
+    assert (desk.text, desk.protocol.changes.now.revision) == ("xbcd", 3)
 
 
 def test_clients_that_send_no_base_revision_take_their_chances() -> None:
@@ -542,7 +590,7 @@ def test_clients_that_send_no_base_revision_take_their_chances() -> None:
     desk.append("ab")
     desk.append("ab")
     desk.replace(0, 1, "x")
-    assert (desk.text, desk.protocol.revision) == ("xbab", 3)
+    assert (desk.text, desk.protocol.changes.now.revision) == ("xbab", 3)
 
 
 # Offsets
@@ -601,7 +649,11 @@ def test_changes_at_the_end_are_no_edits() -> None:
     desk.set("Hello wor")
     desk.replace(9, 9, "ld")
     desk.append("world", offset=6)
-    assert (desk.text, desk.protocol.edited, desk.protocol.revision) == ("Hello world", False, 2)
+    assert (desk.text, desk.protocol.changes.now.edited, desk.protocol.changes.now.revision) == (
+        "Hello world",
+        False,
+        2,
+    )
 
 
 def test_offset_and_base_revision_must_agree() -> None:
@@ -631,7 +683,7 @@ def test_positions_count_the_sessions_unit(unit_: str) -> None:
         desk.replace(ends[start], ends[end], "ß🙂")
         text = MIXED[:start] + "ß🙂" + MIXED[end:]
         assert desk.text == text
-        assert desk.ear.one(InputTextAck).offset == count(text, unit_) == desk.protocol.acked_offset  # type: ignore[arg-type]
+        assert desk.ear.one(InputTextAck).offset == count(text, unit_) == desk.protocol.acknowledged.offset  # type: ignore[arg-type]
         desk.embed()
         desk.finish()
         assert desk.ear.one(EmbeddingDone).offset == count(text, unit_)  # type: ignore[arg-type]
@@ -705,20 +757,20 @@ def test_a_lone_surrogate_is_refused() -> None:
 
 def test_credit_is_what_may_wait_for_the_journal() -> None:
     desk = Desk(durable=True)
-    assert desk.protocol.credit == 100
+    assert desk.credit.left == 100
     desk.append("x" * 30)
     desk.replace(0, 30, "y" * 20)
-    assert (desk.protocol.unacked_characters, desk.protocol.credit) == (50, 50)
+    assert (desk.credit.uncommitted, desk.credit.left) == (50, 50)
     desk.committed(1)
-    assert desk.ear.one(InputTextAck).credit == desk.protocol.credit == 80
+    assert desk.ear.one(InputTextAck).credit == desk.credit.left == 80
     desk.append("x" * 200)
-    assert desk.protocol.credit == 0
+    assert desk.credit.left == 0
     desk.committed(3)
-    assert desk.protocol.credit == 100
+    assert desk.credit.left == 100
 
 
 def test_only_so_many_changes_wait_for_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol_module, "MAX_UNACKED", 2)
+    monkeypatch.setattr(changes_module, "MAX_UNCOMMITTED", 2)
     desk = Desk(durable=True)
     desk.append("a", base_revision=0)
     desk.append("b", base_revision=1)
@@ -752,7 +804,7 @@ def test_what_an_embedding_says_of_itself() -> None:
     desk = Desk("text", dimensions=4, encoding_format="base64")
     desk.embed("e", deadline=1234.0)
     assert asked(desk.probes[0]) == "text"
-    assert desk.probes[0].snapshot.deadline == 1234.0  # type: ignore[attr-defined]
+    assert desk.probes[0].future.deadline == 1234.0  # type: ignore[attr-defined]
     desk.now += 0.25
     desk.finish()
     done = desk.ear.one(EmbeddingDone)
@@ -1118,6 +1170,37 @@ def test_what_is_not_updated_stays() -> None:
     assert (desk.protocol.options.emit.on, desk.protocol.options.watch) == ("pause", [])
 
 
+def test_new_rules_are_in_force_when_they_are_on_disk() -> None:
+    desk = Desk("text", durable=True)
+    desk.update(Emit(on="append"))
+    assert [type(entry) for entry in desk.written] == [SetOptions]
+    assert SessionOptions.model_validate_json(desk.written[0].options).emit == Emit(on="append")  # type: ignore[union-attr]
+    assert desk.reports[-1] == (desk.ear, SessionUpdated, None)
+    assert desk.counted == [Count("session.update", "ok")]
+    assert desk.protocol.options.emit == Emit(on="append")
+
+
+def test_new_rules_that_cannot_be_written_are_not_in_force() -> None:
+    desk = Desk("text", durable=True)
+    desk.full = True
+    desk.update(Emit(on="append"))
+    assert desk.ear.one(ErrorEvent).error["code"] == "storage_full"
+    assert desk.counted == [Count("session.update", "storage_full")]
+    assert desk.protocol.options.emit == Emit()
+    assert not desk.probes
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_nobody_hears_of_the_end_before_the_text_is_erased(full: bool) -> None:
+    desk, order = Desk("text", durable=True), list[str]()
+    desk.full = full  # the store tries again
+    desk.look = lambda effect: order.append(type(effect.entry if isinstance(effect, Write) else effect.event).__name__)
+    desk.close(client=desk.ear, event_id="bye")
+    assert order == ["Erase", "SessionClosed"]
+    assert isinstance(desk.written[0], Erase)
+    assert desk.document.closed
+
+
 # Watches
 
 EAST = {"id": "east", "embedding": [1.0, 0.0], "threshold": 0.5}
@@ -1173,8 +1256,7 @@ def test_what_is_asked_for_is_looked_at_too() -> None:
 
 def test_a_watch_with_a_text_looks_at_what_stands_there_once_it_is_embedded() -> None:
     desk = Desk("x", watch=[{"id": "text", "text": "t", "threshold": 0.5}, EAST], hidden=turned)
-    (target,) = desk.protocol.take_unresolved()
-    assert desk.protocol.take_unresolved() == []
+    (target,) = desk.unresolved
     desk.finish()
     assert [event.watch for event in desk.ear.take()] == ["east"]
     desk.protocol.resolved(target, turned("x"))
@@ -1184,7 +1266,7 @@ def test_a_watch_with_a_text_looks_at_what_stands_there_once_it_is_embedded() ->
 
 def test_a_watch_whose_text_cannot_be_embedded_is_told() -> None:
     desk = Desk("x", watch=[{"id": "text", "text": "t", "threshold": 0.5}], hidden=turned)
-    (target,) = desk.protocol.take_unresolved()
+    (target,) = desk.unresolved
     desk.protocol.resolved(target, TooLarge("watch 'text': too long", "watch"))
     desk.carry_out()
     assert desk.ear.one(ErrorEvent).error["code"] == "too_large"
@@ -1212,9 +1294,9 @@ def test_bad_watches_change_nothing() -> None:
 
 def test_the_text_of_a_watch_is_embedded_once() -> None:
     desk = Desk("x", watch=[{"id": "text", "text": "t", "threshold": 0.5}], hidden=turned)
-    assert len(desk.protocol.take_unresolved()) == 1
+    assert len(desk.unresolved) == 1
     desk.update(Emit(on="append"), [Watch(id="text", text="t", threshold=0.5), Watch(id="new", text="n", threshold=0)])
-    assert [target.watch.id for target in desk.protocol.take_unresolved()] == ["new"]
+    assert [target.watch.id for target in desk.unresolved] == ["text", "new"]
 
 
 def test_nobody_hears_of_a_crossing_while_nobody_listens() -> None:
@@ -1240,12 +1322,12 @@ def test_the_newest_attachment_wins() -> None:
     probe = desk.probes[0]
     desk.attach(other)
     assert desk.ear.one(SessionClosed) == SessionClosed(session="ses", reason="taken_over")
-    assert probe.snapshot.future.cancelled()
+    assert probe.future.cancelled()
     desk.committed(1)
     desk.end(probe)
     assert desk.ear.heard == []
-    assert desk.protocol.client is other
-    assert (desk.text, desk.protocol.acked) == ("text!", 1)
+    assert desk.protocol.emission.listener is other
+    assert (desk.text, desk.protocol.acknowledged.revision) == ("text!", 1)
 
 
 def test_who_attaches_again_loses_nothing() -> None:
@@ -1268,7 +1350,7 @@ def test_what_a_detached_client_waits_for_is_dropped() -> None:
     desk.append("b", other, event_id="e3")
     desk.embed("e4", other)
     desk.detach()
-    assert [probe.snapshot.future.cancelled() for probe in desk.probes if probe.client is desk.ear] == [True]
+    assert [probe.future.cancelled() for probe in desk.probes if probe.peer is desk.ear] == [True]
     desk.committed(2)
     while desk.finish():
         pass
@@ -1339,7 +1421,12 @@ def test_a_change_is_applied_at_once_and_acknowledged_when_it_is_on_disk() -> No
     desk = Desk(durable=True)
     desk.append("a", event_id="e1")
     desk.append("b", event_id="e2")
-    assert (desk.text, desk.protocol.revision, desk.protocol.acked, desk.protocol.acked_offset) == ("ab", 2, 0, 0)
+    assert (
+        desk.text,
+        desk.protocol.changes.now.revision,
+        desk.protocol.acknowledged.revision,
+        desk.protocol.acknowledged.offset,
+    ) == ("ab", 2, 0, 0)
     assert desk.ear.heard == []
     desk.committed(1)
     ack = desk.ear.one(InputTextAck)
@@ -1348,7 +1435,7 @@ def test_a_change_is_applied_at_once_and_acknowledged_when_it_is_on_disk() -> No
     desk.committed(3)
     ack = desk.ear.one(InputTextAck)
     assert (ack.event_id, ack.revision, ack.offset) == ("e3", 3, 3)
-    assert (desk.protocol.acked, desk.protocol.acked_offset) == (3, 3)
+    assert (desk.protocol.acknowledged.revision, desk.protocol.acknowledged.offset) == (3, 3)
 
 
 def test_its_embedding_does_not_wait_for_the_disk() -> None:
@@ -1382,12 +1469,14 @@ def test_commits_say_what_replaced_what() -> None:
     desk.append(" wörld")
     desk.replace(7, 9, "o")
     desk.set("Hello there")
-    assert [(commit.revision, commit.start, commit.end, commit.text, commit.edited) for commit in desk.commits] == [
+    assert [
+        (commit.mark.revision, commit.start, commit.end, commit.text, commit.mark.edited) for commit in desk.commits
+    ] == [
         (1, 5, 5, " wörld", False),
         (2, 7, 8, "o", True),
         (3, 6, 11, "there", True),
     ]
-    assert [commit.digest for commit in desk.commits] == list(desk.protocol.digests)
+    assert [commit.digest for commit in desk.commits] == list(desk.protocol.changes.digests)
     assert {len(commit.digest) for commit in desk.commits} == {DIGEST}
 
 
@@ -1402,13 +1491,13 @@ def test_what_was_applied_before_is_not_committed_again() -> None:
 
 
 def test_after_so_many_changes_the_whole_text_is_committed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol_module, "SNAPSHOT_CHANGES", 3)
-    monkeypatch.setattr(protocol_module, "SNAPSHOT_CHARACTERS", 100)
+    monkeypatch.setattr(changes_module, "SNAPSHOT_CHANGES", 3)
+    monkeypatch.setattr(changes_module, "SNAPSHOT_CHARACTERS", 100)
     desk = Desk("-", durable=True)
     for text in ("a", "b", "c", "d", "e" * 100, "f"):
         desk.append(text)
     assert [commit.snapshot is not None for commit in desk.commits] == [False, False, True, False, True, False]
-    digests = list(desk.protocol.digests)
+    digests = list(desk.protocol.changes.digests)
     assert desk.commits[2].snapshot == ("-abc", b"".join(digests[:3]))
     assert desk.commits[4].snapshot == ("-abcd" + "e" * 100, b"".join(digests[:5]))
 
@@ -1417,15 +1506,24 @@ def test_what_could_not_be_written_is_taken_back() -> None:
     desk, other = Desk(durable=True, offset_unit="utf8"), Ear()
     desk.append("é", event_id="e1", base_revision=0)
     desk.committed(1)
-    digests = list(desk.protocol.digests)
+    digests = list(desk.protocol.changes.digests)
     desk.ear.take()
     desk.append("ü", event_id="e2", base_revision=1)
     desk.replace(0, 2, "e", other, event_id="e3", base_revision=2)
     desk.append("ü", other, event_id="e4", base_revision=1)
     desk.storage_failed(2)
     protocol = desk.protocol
-    assert (desk.text, protocol.revision, protocol.acked, protocol.acked_offset) == ("é", 1, 1, 2)
-    assert (list(protocol.digests), protocol.edited, protocol.unacked_characters) == (digests, False, 0)
+    assert (desk.text, protocol.changes.now.revision, protocol.acknowledged.revision, protocol.acknowledged.offset) == (
+        "é",
+        1,
+        1,
+        2,
+    )
+    assert (list(protocol.changes.digests), protocol.changes.now.edited, desk.credit.uncommitted) == (
+        digests,
+        False,
+        0,
+    )
     errors = desk.ear.take() + other.take()
     assert [(event.event_id, event.error["code"], event.revision) for event in errors] == [  # type: ignore[attr-defined]
         ("e2", "storage_full", 1),
@@ -1434,7 +1532,7 @@ def test_what_could_not_be_written_is_taken_back() -> None:
     ]
     # The session goes on from there, and its offsets may be relied on again.
     desk.append("éa", offset=0, event_id="e5")
-    assert (desk.text, desk.protocol.revision) == ("éa", 2)
+    assert (desk.text, desk.protocol.changes.now.revision) == ("éa", 2)
     desk.refused("revision_conflict", desk.append, "ü", base_revision=1)
     desk.committed(2)
     ack = desk.ear.one(InputTextAck)
@@ -1447,7 +1545,7 @@ def test_an_edit_that_is_on_disk_stays_an_edit() -> None:
     desk.committed(1)
     desk.replace(0, 1, "y")
     desk.storage_failed(2)
-    assert (desk.text, desk.protocol.edited) == ("xbc", True)
+    assert (desk.text, desk.protocol.changes.now.edited) == ("xbc", True)
 
 
 def test_a_change_after_a_failure_is_committed_whole() -> None:
@@ -1458,7 +1556,7 @@ def test_a_change_after_a_failure_is_committed_whole() -> None:
     desk.commits.clear()
     for text in ("x", "y"):
         desk.append(text)
-    assert [commit.revision for commit in desk.commits] == [1, 2]
+    assert [commit.mark.revision for commit in desk.commits] == [1, 2]
     assert desk.commits[0].snapshot == ("abcx", desk.commits[0].digest)
     assert desk.commits[1].snapshot is None
 
@@ -1472,7 +1570,7 @@ def test_embeddings_of_what_was_taken_back_are_refused() -> None:
     desk.embed("e3", other)
     probes = list(desk.probes)
     desk.storage_failed(1)
-    assert [probe.snapshot.future.cancelled() for probe in probes] == [False, True, True]
+    assert [probe.future.cancelled() for probe in probes] == [False, True, True]
     assert [(event.event_id, event.error["code"]) for event in desk.ear.take()] == [  # type: ignore[attr-defined]
         ("e1", "storage_full"),
         (None, "storage_full"),
@@ -1516,7 +1614,7 @@ def test_the_text_that_is_left_is_embedded_again() -> None:
 
 def test_a_watch_hears_nothing_of_what_was_taken_back() -> None:
     desk = Desk("x" * 90, durable=True, watch=[{"id": "text", "text": "t", "threshold": 0.5}], hidden=turned)
-    (target,) = desk.protocol.take_unresolved()
+    (target,) = desk.unresolved
     desk.finish()
     desk.set("x")
     desk.finish()
@@ -1542,7 +1640,7 @@ def test_a_failure_that_was_dealt_with_is_not_dealt_with_again() -> None:
     desk.ear.take()
     desk.storage_failed(second)
     desk.storage_failed(third)
-    assert (desk.text, desk.protocol.revision) == ("xy", 2)
+    assert (desk.text, desk.protocol.changes.now.revision) == ("xy", 2)
     assert desk.ear.heard == []
     desk.committed(1)
     desk.committed(2)
@@ -1554,7 +1652,7 @@ def test_a_second_failure_is_dealt_with_as_the_first() -> None:
     for text in ("a", "b", "c"):
         desk.append(text, event_id=text)
         desk.storage_failed(1)
-        assert (desk.text, desk.protocol.revision) == ("-", 0)
+        assert (desk.text, desk.protocol.changes.now.revision) == ("-", 0)
         assert desk.ear.one(ErrorEvent).event_id == text
 
 
@@ -1577,7 +1675,7 @@ def test_the_text_on_disk_is_put_together_change_by_change() -> None:
     desk.append("!")
     for revision, text in [(1, "Goodbye world"), (2, "Goodbye, world"), (3, "Goodbye")]:
         desk.committed(revision)
-        assert desk.protocol.acked_offset == len(text)
+        assert desk.protocol.acknowledged.offset == len(text)
     desk.storage_failed(4)
     assert desk.text == "Goodbye"
     desk.replace(0, 4, "")
@@ -1626,7 +1724,7 @@ def test_one_change_may_end_several_segments() -> None:
         last = desk.ear.one(EmbeddingDone)
         assert (last.start, last.offset, last.final) == (start, end, True)
         assert unit(text) @ last.embedding > 0.99999
-    assert desk.protocol.place == {"segment": 2, "start": 20}
+    assert desk.protocol.changes.place == {"segment": 2, "start": 20}
 
 
 def test_what_has_ended_cannot_change() -> None:
@@ -1690,14 +1788,14 @@ def test_a_last_embedding_waits_for_the_journal() -> None:
     assert isinstance(last, EmbeddingDone)
     assert unit("0123456789") @ last.embedding > 0.99999
     desk.append("....")
-    assert desk.protocol.may_end_segment(0)
+    assert desk.protocol.changes.may_end_segment(0)
 
 
 def test_more_last_embeddings_than_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol_module, "MAX_ENDINGS", 2)
+    monkeypatch.setattr(emission_module, "MAX_ENDINGS", 2)
     desk = segmented("0123456789" * 5 + "x", attached=False)
     desk.carry_out()
-    assert [probe.snapshot.future.cancelled() for probe in desk.probes] == [True] * 3 + [False] * 2
+    assert [probe.future.cancelled() for probe in desk.probes] == [True] * 3 + [False] * 2
     desk.finish()
     desk.finish()
     desk.attach(desk.ear)
@@ -1715,7 +1813,7 @@ def test_last_embeddings_come_in_order_and_errors_with_them() -> None:
     assert isinstance(done, EmbeddingDone)
     assert done.segment == 1
     desk.close()
-    assert third.snapshot.future.cancelled()
+    assert third.future.cancelled()
 
 
 def test_an_automatic_embedding_of_a_segment_that_ended_gives_way() -> None:
@@ -1723,7 +1821,7 @@ def test_an_automatic_embedding_of_a_segment_that_ended_gives_way() -> None:
     desk.append("0123456789")
     (automatic,) = desk.probes
     desk.append("abc")
-    assert automatic.snapshot.future.cancelled()
+    assert automatic.future.cancelled()
     desk.finish()
     desk.finish()
     events = [(event.start, event.offset, event.final) for event in desk.ear.all(EmbeddingDone)]
@@ -1731,7 +1829,7 @@ def test_an_automatic_embedding_of_a_segment_that_ended_gives_way() -> None:
 
 
 def test_nothing_to_embed_right_after_a_segment() -> None:
-    desk = segmented("0123456789", revision=3, window=Window(10, 1))
+    desk = segmented("0123456789", revision=3, window=(10, 1))
     with pytest.raises(InvalidRequest, match="empty"):
         desk.embed()
     assert desk.protocol.wake_at() is None
@@ -1745,13 +1843,13 @@ def test_a_segment_that_ended_is_taken_back_with_its_change() -> None:
     desk.append("89abc", event_id="lost")
     commit = desk.commits[-1]
     assert commit.snapshot is not None, "the journal needs the whole text where a segment ends"
-    assert commit.window == Window(10, 1)
-    assert desk.protocol.place == {"segment": 0, "start": 0}
+    assert (commit.mark.start, commit.mark.segment) == (10, 1)
+    assert desk.protocol.changes.place == {"segment": 0, "start": 0}
     (ending,) = desk.probes
     desk.storage_failed(2)
     assert desk.ear.one(ErrorEvent).event_id == "lost"
     assert (desk.text, desk.document.start, desk.document.segment) == ("01234567", 0, 0)
-    assert ending.snapshot.future.cancelled()
+    assert ending.future.cancelled()
     desk.append("89abc")
     desk.committed(2)
     assert desk.ear.one(InputTextAck).start == 10
@@ -1819,11 +1917,11 @@ class Log:
     def text_at(self, revision: int) -> str:
         return self.entries[revision - 1].text if revision else ""
 
-    def key(self, event: Change) -> tuple[Any, ...]:
+    def key(self, event: InputText) -> tuple[Any, ...]:
         place = (event.start, event.end) if isinstance(event, InputTextReplace) else ()
         return event.type, event.text, *place
 
-    def judge(self, event: Change) -> str | int | Entry:
+    def judge(self, event: InputText) -> str | int | Entry:
         """The code of its error, the revision at which it was applied already, or what it adds."""
         base, text, edited = event.base_revision, self.text, any(entry.edits for entry in self.entries)
         if base is not None and base > self.revision:
@@ -1871,17 +1969,17 @@ class Disk:
     """The newest revision that was told to be there."""
 
     def write(self, commit: Commit, entries: list[Entry], fate: str) -> bool:
-        if commit.revision != self.revision + 1:
+        if commit.mark.revision != self.revision + 1:
             return False
         if fate != "lost":
             if commit.snapshot is not None:
-                self.base, self.changes = (commit.revision, *commit.snapshot, commit.edited), {}
+                self.base, self.changes = (commit.mark.revision, *commit.snapshot, commit.mark.edited), {}
             else:
-                assert commit.revision not in self.changes, "the remains of a failure must be written over"
-                self.changes[commit.revision] = commit
+                assert commit.mark.revision not in self.changes, "the remains of a failure must be written over"
+                self.changes[commit.mark.revision] = commit
             self.entries = entries
         if fate == "written":
-            self.revision = commit.revision
+            self.revision = commit.mark.revision
         return fate == "written"
 
     def read(self) -> tuple[int, str, tuple[bytes, ...], bool]:
@@ -1959,12 +2057,13 @@ class Sessions(RuleBasedStateMachine):
         self.holder: Listener | None = None
         self.clients: list[Listener] = []
         self.order: list[tuple[Listener, str]] = []  # of embeddings that were asked for
-        self.sent: list[Change] = []
+        self.sent: list[InputText] = []
         self.histories: dict[int, list[Entry]] = {}  # by the id of a commit
         self.dead: set[int] = set()  # commits that were taken back
         self.told: deque[tuple[Commit, bool]] = deque()  # by the disk, not heard yet
         self.ending: Probe | None = None
         self.automatic: Probe | None = None  # the last
+        self.accepted: Counter[str] = Counter()  # events, by kind
         self.kept: list[Commit] = []  # so that ids stay theirs
 
     def look(self, effect: Any) -> None:
@@ -1973,16 +2072,16 @@ class Sessions(RuleBasedStateMachine):
             case Probe():
                 text = self.log.text
                 assert text
-                state = (asked(effect), effect.revision, effect.offset, effect.tokens)
+                state = (asked(effect), effect.mark.revision, effect.mark.offset, effect.tokens)
                 assert state == (text, self.log.revision, count(text, self.unit), tokens(text))
-                if effect.client is None:
+                if effect.peer is None:
                     assert self.holder is not None
                     self.automatic = effect
-            case Commit():
+            case Write(Commit() as commit):
                 assert self.durable
-                assert effect.revision == self.log.revision
-                self.histories[id(effect)] = list(self.log.entries)
-                self.kept.append(effect)
+                assert commit.mark.revision == self.log.revision
+                self.histories[id(commit)] = list(self.log.entries)
+                self.kept.append(commit)
 
     # What clients hear
 
@@ -2007,7 +2106,7 @@ class Sessions(RuleBasedStateMachine):
                 assert probe is not None
                 if event.event_id is None:
                     assert client is self.holder
-                    text, revision = asked(probe), probe.revision
+                    text, revision = asked(probe), probe.mark.revision
                 else:
                     assert self.order.pop(0) == (client, event.event_id)
                     waiting = client.waiting.pop(event.event_id)
@@ -2032,7 +2131,7 @@ class Sessions(RuleBasedStateMachine):
             case EmbeddingSkipped():
                 assert client is self.holder
                 assert self.automatic is not None
-                assert event.revision < event.superseded_by == self.automatic.revision
+                assert event.revision < event.superseded_by == self.automatic.mark.revision
             case WatchTriggered():
                 assert client is self.holder
                 probe = self.ending
@@ -2040,7 +2139,7 @@ class Sessions(RuleBasedStateMachine):
                 target = hashed(event.watch)
                 assert event.score == pytest.approx(unit(asked(probe)) @ target / np.linalg.norm(target), abs=1e-4)
                 assert event.score >= 0.3 - 1e-6
-                assert (event.revision, event.offset) == (probe.revision, probe.offset)
+                assert (event.revision, event.offset) == (probe.mark.revision, probe.mark.offset)
             case _:
                 raise AssertionError(f"{client} hears {event}")
 
@@ -2067,11 +2166,15 @@ class Sessions(RuleBasedStateMachine):
         else:
             client = Listener(f"socket{next(self.names)}", self.hear)
             self.clients.append(client)
-        protocol, desk = self.desk.protocol, self.desk
-        protocol.attach(client, desk.now)
-        desk.carry_out()
+        desk = self.desk
+        desk.protocol.attach(client, None, SessionResumed, {}, desk.now)
+        kept, desk.protocol._effects[:] = desk.protocol._effects[:], []
+        ours = [effect for effect in kept if isinstance(effect, Send) and effect.peer is not client]
+        desk.protocol._effects[:] = ours
+        desk.carry_out()  # the one that had it is out
         self.holder = client
-        desk.tick()
+        desk.protocol._effects[:] = [effect for effect in kept if effect not in ours]
+        desk.carry_out()
 
     @precondition(lambda self: self.holder is not None)
     @rule()
@@ -2079,7 +2182,7 @@ class Sessions(RuleBasedStateMachine):
         self.leave()
         self.desk.detach()
 
-    def post(self, event: Change, client: Listener) -> None:
+    def post(self, event: InputText, client: Listener) -> None:
         verdict = self.log.judge(event)
         assert event.event_id is not None
         if isinstance(verdict, str):
@@ -2091,6 +2194,7 @@ class Sessions(RuleBasedStateMachine):
                 self.acked = self.log.revision
             verdict = self.log.revision
         client.waiting[event.event_id] = Waiting(verdict)
+        self.accepted[event.type] += 1
         self.desk.change(event, client)
         self.sent.append(event)
 
@@ -2149,11 +2253,13 @@ class Sessions(RuleBasedStateMachine):
                 desk.embed(name, client)
             return
         client.waiting[name] = Waiting(self.log.revision, self.log.text)
+        self.accepted["embedding.create"] += 1
         self.order.append((client, name))
         desk.embed(name, client)
 
     @rule(emit=st.none() | rules_of_emission, watch=st.none() | watch_lists)
     def update(self, emit: Emit | None, watch: list[Watch] | None) -> None:
+        self.accepted["session.update"] += 1
         self.desk.update(emit, watch)
         if emit is not None:
             self.options["emit"] = emit
@@ -2167,7 +2273,7 @@ class Sessions(RuleBasedStateMachine):
     def end_a_probe(self, fails: bool = False) -> bool:
         """The engine ends the oldest that somebody waits for, if there is one."""
         probes = self.desk.probes
-        while probes and probes[0].snapshot.future.cancelled():
+        while probes and probes[0].future.cancelled():
             probes.popleft()
         if not probes:
             return False
@@ -2204,8 +2310,8 @@ class Sessions(RuleBasedStateMachine):
         """The machine hears what became of its oldest commit: of each, in their order, as from the journal."""
         commit, ok = self.told.popleft()
         if ok:
-            assert commit.revision == self.acked + 1
-            self.acked = commit.revision
+            assert commit.mark.revision == self.acked + 1
+            self.acked = commit.mark.revision
             self.desk.committed(commit)
             return
         if id(commit) not in self.dead:
@@ -2252,10 +2358,14 @@ class Sessions(RuleBasedStateMachine):
     @invariant()
     def it_stands_as_its_log(self) -> None:
         protocol = self.desk.protocol
-        assert (self.desk.text, protocol.revision, protocol.acked) == (self.log.text, self.log.revision, self.acked)
-        assert protocol.acked_offset == count(self.log.text_at(self.acked), self.unit)
-        assert len(protocol.digests) == self.log.revision
-        assert protocol.client is self.holder
+        assert (self.desk.text, protocol.changes.now.revision, protocol.acknowledged.revision) == (
+            self.log.text,
+            self.log.revision,
+            self.acked,
+        )
+        assert protocol.acknowledged.offset == count(self.log.text_at(self.acked), self.unit)
+        assert len(protocol.changes.digests) == self.log.revision
+        assert protocol.emission.listener is self.holder
         assert protocol.options.emit == self.options["emit"]
         waiting = len(self.desk.commits) + sum(ok for _, ok in self.told)
         assert self.log.revision - self.acked <= waiting + len(self.told)
@@ -2291,6 +2401,7 @@ class Sessions(RuleBasedStateMachine):
                 busy = True
         self.it_stands_as_its_log()
         assert not any(client.waiting for client in self.clients)
+        assert Counter(count.kind for count in self.desk.counted) == self.accepted
         if self.durable:
             assert self.disk.entries[: self.acked] == self.log.entries
         looked_at = self.options["emit"].on != "manual" or self.options["watch"]

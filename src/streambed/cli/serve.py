@@ -24,7 +24,7 @@ from streambed.settings import Settings, groups
 
 if TYPE_CHECKING:
     from streambed.server.metrics import Metrics
-    from streambed.streams.journal import Journal
+    from streambed.streams.store.store import Store
     from streambed.vectors.reducers import Reducer
 
 logger = logging.getLogger("streambed")
@@ -198,12 +198,12 @@ def _check_tls(settings: Settings) -> None:
         raise SettingsError(f"--tls-cert {settings.tls_cert}, --tls-key {settings.tls_key}: {reason}") from None
 
 
-def _open_journal(settings: Settings) -> Journal | None:
+def _open_journal(settings: Settings) -> Store | None:
     if settings.journal is None:
         return None
-    from streambed.streams.journal import Journal
+    from streambed.streams.store.sqlite import SQLiteStore
 
-    return Journal(settings.journal, settings.journal_sync)
+    return SQLiteStore(settings.journal, settings.journal_sync)
 
 
 def _choose_keys(settings: Settings) -> tuple[str, ...]:

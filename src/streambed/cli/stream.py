@@ -18,7 +18,7 @@ from streambed.cli.interrupt import cleaning_up
 from streambed.cli.options import Command, first_key, option, server_options, vector_options
 from streambed.cli.texts import read_lines, without_mark
 from streambed.client.aclient import DEFAULT_URL
-from streambed.client.reconnect import Emitted
+from streambed.client.events import Emitted
 from streambed.errors import StreambedError
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from streambed.client import options
 from streambed.client.address import DEFAULT_URL, Address, Certificate, Verify
 from streambed.client.astream import AsyncStream
 from streambed.client.batch import Batch, Progress, Rows, divide, renumber, run
-from streambed.client.reconnect import Ledger, backoff, retry_after
+from streambed.client.ledger import Ledger
+from streambed.client.retry import backoff, retry_after
 from streambed.errors import ConnectionLost, InvalidRequest, RequestError, SettingsError, StreambedError, TimedOut
 from streambed.process import ProcessBound, left_behind
 from streambed.text.strings import Empty, check_text, find_texts, list_texts

@@ -16,7 +16,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 
 from streambed.arguments import as_integer
 from streambed.client.address import Address
-from streambed.client.reconnect import Emitted, Ledger, Triggered, backoff, retry_after
+from streambed.client.events import Answered, Emitted, Happening, Refused, Retry, Triggered
+from streambed.client.ledger import Ledger
+from streambed.client.retry import backoff, retry_after
 from streambed.errors import ConnectionLost, InvalidRequest, RequestError, StreambedError, TimedOut
 from streambed.process import ProcessBound
 from streambed.wire import InputTextAck, SessionClosed, error_of, load
@@ -53,27 +55,22 @@ class AsyncStream(ProcessBound):
         self._timeout, self._patience = timeout, reconnect
         self._task: asyncio.Task[None] | None = None
         self._connection: ClientConnection | None = None
-        self._changed = asyncio.Event()
-        """Set whenever something happened that a waiter or the writer may wait for."""
+        self._changed = asyncio.Event()  # whenever something happened that a waiter or the writer may wait for
         self._work = asyncio.Event()
         self._answers: dict[str, asyncio.Future[Emitted]] = {}
         self._emitted: Emitted | None = None
-        self._kept: deque[Triggered | Emitted] = deque(maxlen=MAX_KEPT)
-        """Triggers, and last embeddings of segments: none of them gives way to a newer one."""
+        self._kept: deque[Triggered | Emitted] = deque(maxlen=MAX_KEPT)  # what gives way to nothing newer
+        self._refused: deque[StreambedError] = deque()  # for the next calls to raise
         self._ended: StreambedError | None = None
         self._closed = False
-        self._reason = "the connection was closed"
-        """Why there is no connection."""
+        self._reason = "the connection was closed"  # why there is none
         self._opening: dict[str, Any] | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._retries = 0
         self._attempt = 0
-        self._answered = False
-        """Whether the server has ever said anything."""
-        self._lost = 0.0
-        """When the connection was lost, or wanted first."""
-        self.connections = 0
-        """How often it has connected."""
+        self._answered = False  # whether the server has ever said anything
+        self._lost = 0.0  # when the connection was, or wanted first
+        self.connections = 0  # so far
         if text:
             ledger.change("input_text.append", 0, 0, text)
 
@@ -243,8 +240,8 @@ class AsyncStream(ProcessBound):
             raise self._ended
 
     def _raise_refused(self) -> None:
-        if self._ledger.refused:
-            raise self._ledger.refused.pop(0)
+        if self._refused:
+            raise self._refused.popleft()
 
     async def _change(self, type: str, start: int, end: int, text: str) -> None:
         self._check()
@@ -329,23 +326,8 @@ class AsyncStream(ProcessBound):
                 self._attempt, self._answered = 0, True
                 if isinstance(event, InputTextAck):
                     self._retries = 0
-                result = self._ledger.receive(event)
-                failed, self._ledger.failed = self._ledger.failed, []
-                for event_id, refusal in failed:
-                    self._answer(event_id, refusal)
-                if isinstance(result, Triggered) or (isinstance(result, Emitted) and result.final):
-                    self._kept.append(result)
-                    if isinstance(result, Emitted) and self._emitted and self._emitted.segment <= result.segment:
-                        self._emitted = None  # older; that of a later segment waits for no disk and may have come first
-                elif isinstance(result, Emitted):
-                    self._emitted = result
-                elif isinstance(result, tuple):
-                    self._answer(*result)
-                elif result is not None and self._retry is None:
-                    if result:
-                        result += backoff(self._retries)
-                        self._retries += 1
-                    self._retry = asyncio.get_running_loop().call_later(result, self._again)
+                for happening in self._ledger.receive(event):
+                    self._take(happening)
                 if isinstance(event, SessionClosed) and event.reason in ("draining", "idle", "lifetime"):
                     return
                 self._work.set()
@@ -359,6 +341,24 @@ class AsyncStream(ProcessBound):
                 self._retry = None
             writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)
+
+    def _take(self, happening: Happening) -> None:
+        match happening:
+            case Triggered() | Emitted(final=True):
+                self._kept.append(happening)
+                if isinstance(happening, Emitted) and self._emitted and self._emitted.segment <= happening.segment:
+                    self._emitted = None  # older; that of a later segment waits for no disk and may have come first
+            case Emitted():
+                self._emitted = happening
+            case Answered(event_id, answer):
+                self._answer(event_id, answer)
+            case Refused(error):
+                self._refused.append(error)
+            case Retry(seconds) if self._retry is None:
+                if seconds:
+                    seconds += backoff(self._retries)
+                    self._retries += 1
+                self._retry = asyncio.get_running_loop().call_later(seconds, self._again)
 
     def _again(self) -> None:
         """Sends what is pending once more, on the same connection."""

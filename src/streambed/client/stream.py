@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from streambed.client.astream import AsyncStream
-from streambed.client.reconnect import Emitted, Triggered
+from streambed.client.events import Emitted, Triggered
 from streambed.process import ProcessBound
 
 

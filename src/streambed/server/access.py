@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streambed.errors import Internal, InvalidRequest
 from streambed.server.directions import template_of
-from streambed.server.metrics import NO_LANE, OTHER, Metrics, lanes_of, outcome_of
+from streambed.server.metrics import NO_LANE, OTHER, Metrics, lanes_of
 
 logger = logging.getLogger("streambed.access")
 
@@ -63,7 +63,7 @@ class Access:
     def _tell(self, scope: Scope, route: str, status: int | None, seconds: float) -> None:
         state = scope["state"]
         error = state.get("error")
-        outcome = "ok" if error is None else outcome_of(error)
+        outcome = "ok" if error is None else error.outcome
         if error is None and (status or 0) >= 400:  # of the page's files
             outcome = InvalidRequest.code if (status or 0) < 500 else Internal.code
         method = state.get("method") or scope.get("method", "WEBSOCKET")

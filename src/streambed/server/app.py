@@ -39,8 +39,8 @@ from streambed.server.refusals import error_response, note
 from streambed.server.sessions import ROUTES, Sessions
 from streambed.server.socket import Sockets
 from streambed.settings import Settings
-from streambed.streams.journal import Journal
 from streambed.streams.registry import Registry
+from streambed.streams.store.store import Store
 from streambed.vectors.reducers import Reducer, Reducers
 from streambed.wire import EmbeddingsRequest, PrefixesRequest, TokenizeRequest
 
@@ -51,7 +51,7 @@ def create_app(
     engine: Engine,
     settings: Settings,
     keys: tuple[str, ...] = (),
-    journal: Journal | None = None,
+    journal: Store | None = None,
     reducers: Mapping[str, Reducer] | None = None,
     metrics: Metrics | None = None,
 ) -> ASGIApp:

@@ -31,7 +31,7 @@ from starlette.responses import Response
 import streambed
 from streambed.engine.engine import Engine, StepReport
 from streambed.engine.sequence import Lane
-from streambed.errors import ERROR_TABLE, RequestError
+from streambed.errors import ERROR_TABLE
 from streambed.streams.registry import Registry
 from streambed.wire import CLIENT_EVENTS
 
@@ -48,11 +48,6 @@ STAGES = ("queue", "tokenize", "compute", "serialize", "total")
 Stage = Literal["queue", "tokenize", "compute", "serialize", "total"]
 OTHER = "other"
 """Route of what is no route."""
-
-
-def outcome_of(error: RequestError) -> str:
-    """How a request that ended in this error is counted."""
-    return "out_of_memory" if error.out_of_memory else error.code
 
 
 def lanes_of(route: str) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ ROUTES: tuple[tuple[str, str, str, type[BaseModel] | None], ...] = (
 
 
 class Asker:
-    """One request: the `Client` that hears one answer."""
+    """One request: the `Peer` that hears one answer."""
 
     def __init__(self) -> None:
         self.answer: asyncio.Future[ServerEvent] = asyncio.get_running_loop().create_future()
@@ -116,7 +116,7 @@ class Sessions:
     async def _ask(self, request: Request, event: Any, timeout: float) -> Response:
         stream = self._registry.find(request.state.owner, event.session)
         asker = Asker()
-        stream.post(event, asker, timeout)
+        stream.receive(event, asker, timeout)
         try:
             async with asyncio.timeout(timeout + _GRACE_SECONDS):
                 answer = await asker.answer

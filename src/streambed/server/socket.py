@@ -12,18 +12,18 @@ from typing import Any, Literal
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from streambed.errors import Internal, InvalidRequest, NotFound, NotReady, Overloaded, RequestError
-from streambed.server.metrics import OTHER, outcome_of
+from streambed.server.metrics import OTHER
 from streambed.server.refusals import error_response, note
 from streambed.server.subprotocol import chosen
 from streambed.settings import Settings
 from streambed.streams.observer import Observer
 from streambed.streams.registry import Registry
-from streambed.streams.stream import Stream
+from streambed.streams.stream import HostedStream
 from streambed.wire import (
     MAX_EVENT_ID,
-    Change,
     ClientEvent,
     EmbeddingCreate,
+    InputText,
     ServerEvent,
     SessionClose,
     SessionClosed,
@@ -99,7 +99,7 @@ class Outbox:
 
 
 class Socket:
-    """One client's socket and the sessions that it holds. The `Client` of their state machines."""
+    """One client's socket and the sessions that it holds. The `Peer` of their state machines."""
 
     def __init__(self, websocket: WebSocket, registry: Registry, settings: Settings, observer: Observer) -> None:
         self._websocket = websocket
@@ -107,7 +107,7 @@ class Socket:
         self._registry = registry
         self._settings = settings
         self._owner: str = websocket.state.owner
-        self._streams: dict[str, Stream] = {}
+        self._streams: dict[str, HostedStream] = {}
         """Those that it holds, and perhaps some that another socket has taken."""
         self._outbox = Outbox()
         self._leaving: asyncio.Future[tuple[Literal["draining", "idle", "lifetime"], int]]
@@ -123,7 +123,7 @@ class Socket:
         """Drops the connection, whatever is unsent."""
         self._websocket.state.abort()
 
-    def _held(self) -> dict[str, Stream]:
+    def _held(self) -> dict[str, HostedStream]:
         return {id: stream for id, stream in self._streams.items() if stream.holder is self}
 
     def leave(self, reason: Literal["draining", "idle", "lifetime"], code: int) -> None:
@@ -192,10 +192,10 @@ class Socket:
             event = parse_event(value, [] if self._settings.ignore_unknown_fields else None)
             kind = event.type
             await self._handle(event)
-            if not isinstance(event, Change | EmbeddingCreate):  # those are counted when they have had their turn
+            if not isinstance(event, InputText | EmbeddingCreate | SessionUpdate):  # those are counted in their turn
                 self._observer.event(kind, "ok")
         except RequestError as error:
-            self._observer.event(kind, outcome_of(error))
+            self._observer.event(kind, error.outcome)
             self.send(error_event(error, session, event_id))
         except Exception as error:
             logger.error("an event failed for a reason of our own: %s", type(error).__name__, exc_info=error)
@@ -221,8 +221,6 @@ class Socket:
         if held is None or held.holder is not self:
             raise NotFound("this socket does not hold that session; create or resume it first", "session")
         match event:
-            case SessionUpdate():
-                await held.update(event.emit, event.watch, self, event.event_id)
             case SessionFork():
                 self._check_room()
                 twin = await registry.fork(held)
@@ -230,10 +228,10 @@ class Socket:
             case SessionClose():
                 await registry.close(held, self, event.event_id)
             case _:
-                held.post(event, self)
+                held.receive(event, self)
 
     def _take(
-        self, stream: Stream, event_id: str | None, kind: type[SessionCreated | SessionResumed], **more: Any
+        self, stream: HostedStream, event_id: str | None, kind: type[SessionCreated | SessionResumed], **more: Any
     ) -> None:
         self._streams[stream.id] = stream
         stream.attach(self, event_id, kind, **more)

@@ -18,10 +18,12 @@ from pydantic import ValidationError
 from streambed.engine.engine import Engine
 from streambed.errors import NotFound, Overloaded, TooLarge
 from streambed.settings import Settings
-from streambed.streams.journal import Journal
+from streambed.streams.effects import Peer
+from streambed.streams.host import Host
+from streambed.streams.limits import Limits
 from streambed.streams.observer import Observer, Unobserved
-from streambed.streams.protocol import Client, Limits
-from streambed.streams.stream import Host, Stream, new_saved
+from streambed.streams.store.store import Store
+from streambed.streams.stream import HostedStream, new_saved
 from streambed.vectors.reducers import Reducers
 from streambed.wire import SessionOptions
 
@@ -41,14 +43,14 @@ class Registry:
         self,
         engine: Engine,
         settings: Settings,
-        journal: Journal | None = None,
+        store: Store | None = None,
         reducers: Reducers | None = None,
         observer: Observer | None = None,
     ) -> None:
         self._settings = settings
-        self._journal = journal
+        self._store = store
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="streambed-streams")
-        self._streams: dict[str, Stream] = {}
+        self._streams: dict[str, HostedStream] = {}
         self._count: Counter[str] = Counter()
         self._sweeper: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -60,7 +62,7 @@ class Registry:
         self._host = Host(
             engine,
             reducers or Reducers(engine.info.dimensions, {}, engine.info.default_dimensions),
-            journal,
+            store,
             self._pool,
             limits,
             settings.max_session_characters,
@@ -68,12 +70,12 @@ class Registry:
             settings.session_ttl,
             observer or Unobserved(),
         )
-        if journal is not None:
-            journal.on_commit = self._host.observer.committed
-            recovered = journal.recover()
+        if store is not None:
+            store.on_commit = self._host.observer.committed
+            recovered = store.recover()
             for saved in recovered:
                 try:
-                    self._add(Stream(self._host, saved))
+                    self._add(HostedStream(self._host, saved))
                 except ValidationError:
                     logger.error("journal: session %s has options that this version does not know; left out", saved.id)
             if recovered:
@@ -92,8 +94,8 @@ class Registry:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_STOP_SECONDS)
         self._pool.shutdown(cancel_futures=True)
-        if self._journal is not None:
-            await asyncio.get_running_loop().run_in_executor(None, self._journal.close)
+        if self._store is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._store.close)
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -101,38 +103,39 @@ class Registry:
     def census(self) -> tuple[int, int, int]:
         """How many sessions are warm, how many a socket holds, and how many there are. From any thread."""
         streams = list(self._streams.values())
-        return sum(stream.is_warm for stream in streams), sum(stream.is_attached for stream in streams), len(streams)
+        held = sum(stream.holder is not None for stream in streams)
+        return sum(stream.is_warm for stream in streams), held, len(streams)
 
-    def of(self, owner: str) -> list[Stream]:
+    def of(self, owner: str) -> list[HostedStream]:
         """An owner's sessions."""
         return [stream for stream in self._streams.values() if stream.owner == owner]
 
-    async def create(self, owner: str, options: SessionOptions) -> Stream:
+    async def create(self, owner: str, options: SessionOptions) -> HostedStream:
         """Opens a session; with a journal, when this returns it is on disk.
 
         Raises:
             Overloaded: the owner has as many as allowed. And what its options and text may raise.
         """
         id, token = _new_id(), secrets.token_urlsafe(24)
-        stream = Stream(self._host, new_saved(id, owner, _digest(token), options), token)
-        stream.form  # noqa: B018 - refused here, before anything is done
-        if len(options.text) > (most := stream.limits.max_characters):
+        stream = HostedStream(self._host, new_saved(id, owner, _digest(token), options), token)
+        self._host.form_of(options)  # refused here, before anything is done
+        if len(options.text) > (most := self._host.limits_of(options).max_characters):
             raise TooLarge(f"the text has {len(options.text):,} characters; the limit is {most:,}", "text")
         return await self._enter(stream)
 
-    async def fork(self, stream: Stream) -> Stream:
+    async def fork(self, stream: HostedStream) -> HostedStream:
         """Opens a session with the same text and options. Raises as `create`."""
         self._check_room(stream.owner)
         return await self._finish(self._fork(stream))
 
-    def find(self, owner: str, id: str) -> Stream:
+    def find(self, owner: str, id: str) -> HostedStream:
         """Raises NotFound, whether there is none or it is another's."""
         stream = self._streams.get(id)
         if stream is None or stream.owner != owner or stream.expired:
             raise NotFound("there is no such session; it may have expired", "session")
         return stream
 
-    def find_for_resume(self, owner: str, id: str, token: str) -> Stream:
+    def find_for_resume(self, owner: str, id: str, token: str) -> HostedStream:
         """Raises NotFound, also where the token is another one."""
         stream = self.find(owner, id)
         if not hmac.compare_digest(_digest(token), stream.token_digest):
@@ -140,10 +143,10 @@ class Registry:
         stream.token = token
         return stream
 
-    async def close(self, stream: Stream, client: Client | None = None, event_id: str | None = None) -> None:
+    async def close(self, stream: HostedStream, peer: Peer | None = None, event_id: str | None = None) -> None:
         """Ends a session; its text is erased."""
         self._remove(stream)
-        await self._finish(stream.close("closed", client, event_id))
+        await self._finish(stream.close("closed", peer, event_id))
 
     async def _finish(self, work: Coroutine[Any, Any, Result]) -> Result:
         """What has begun is finished, though who asked for it leaves: half of it would leave text behind."""
@@ -152,7 +155,7 @@ class Registry:
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
 
-    async def _fork(self, stream: Stream) -> Stream:
+    async def _fork(self, stream: HostedStream) -> HostedStream:
         token = secrets.token_urlsafe(24)
         return await self._enter(await stream.fork(_new_id(), token, _digest(token)))
 
@@ -161,7 +164,7 @@ class Registry:
         if self._count[owner] >= most:
             raise Overloaded(f"{most} sessions are open, which is the limit for a key; close some")
 
-    async def _enter(self, stream: Stream) -> Stream:
+    async def _enter(self, stream: HostedStream) -> HostedStream:
         try:
             self._check_room(stream.owner)
         except Overloaded:
@@ -170,18 +173,18 @@ class Registry:
         self._add(stream)
         try:
             await stream.open()
-            await stream.write(stream.begin())
+            await stream.save()
         except BaseException:
             self._remove(stream)
             stream.release()
             raise
         return stream
 
-    def _add(self, stream: Stream) -> None:
+    def _add(self, stream: HostedStream) -> None:
         self._streams[stream.id] = stream
         self._count[stream.owner] += 1
 
-    def _remove(self, stream: Stream) -> None:
+    def _remove(self, stream: HostedStream) -> None:
         if self._streams.pop(stream.id, None) is not None:
             self._count[stream.owner] -= 1
             if not self._count[stream.owner]:
@@ -193,7 +196,7 @@ class Registry:
             await asyncio.sleep(pause)
             await self._expire(stream for stream in list(self._streams.values()) if stream.expired)
 
-    async def _expire(self, streams: Iterable[Stream]) -> None:
+    async def _expire(self, streams: Iterable[HostedStream]) -> None:
         for stream in streams:
             self._remove(stream)
             try:

@@ -87,9 +87,9 @@ class EmbeddingCreate(_SessionEvent):
     type: Literal["embedding.create"] = "embedding.create"
 
 
-Change = InputTextAppend | InputTextReplace | InputTextSet
+InputText = InputTextAppend | InputTextReplace | InputTextSet
 ClientEvent = (
-    SessionCreate | SessionUpdate | SessionResume | SessionFork | SessionClose | Change | EmbeddingCreate
+    SessionCreate | SessionUpdate | SessionResume | SessionFork | SessionClose | InputText | EmbeddingCreate
 )  # fmt: skip
 CLIENT_EVENTS: dict[str, type[ClientEvent]] = {
     event.model_fields["type"].default: event

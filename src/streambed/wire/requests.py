@@ -213,6 +213,10 @@ class SessionOptions(_Shaped):
     )
     text: str = Field("", description="The text to begin with.")
 
+    def to_json(self) -> str:
+        """As a store keeps them: without the text."""
+        return self.model_dump_json(exclude={"text"})
+
 
 class AppendRequest(Strict):
     """Body of `POST /v1/sessions/{id}/append`, and fields of `input_text.append`."""

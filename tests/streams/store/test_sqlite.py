@@ -24,9 +24,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streambed.errors import SettingsError, StorageFull
-from streambed.streams import journal as journal_module
-from streambed.streams.journal import Change, Entry, Erase, Journal, Open, Options, Saved
-from streambed.streams.protocol import DIGEST, HISTORY, Commit
+from streambed.streams.mark import Mark
+from streambed.streams.store import sqlite
+from streambed.streams.store.sqlite import SQLiteStore
+from streambed.streams.store.store import DIGEST, HISTORY, Commit, Entry, Erase, Open, Saved, SetOptions
 
 SECONDS = 20.0
 """How long the journal's thread may take before a test calls it a hang."""
@@ -39,7 +40,7 @@ class Session:
 
     def __init__(self, id: str = "ses_a", text: str = "", options: str = "{}") -> None:
         token = hashlib.sha256(id.encode()).digest()
-        self.saved = Saved(id, f"owner of {id}", token, options, text)
+        self.saved = Saved(id, f"owner of {id}", token, options, text, Mark(offset=len(text)))
         self.history = [self.saved]
         """How it stood at each revision."""
 
@@ -54,26 +55,26 @@ class Session:
     def open(self) -> Open:
         return Open(self.saved)
 
-    def set_options(self, options: str) -> Options:
+    def set_options(self, options: str) -> SetOptions:
         self.saved = replace(self.saved, options=options)
-        return Options(self.id, options)
+        return SetOptions(self.id, self.saved.epoch, options)
 
-    def change(self, start: int, end: int, text: str, snapshot: bool = False) -> Change:
+    def change(self, start: int, end: int, text: str, snapshot: bool = False) -> Commit:
         """Replaces a range."""
         old = self.saved
-        digest = hashlib.blake2b(f"{old.revision} {start} {end} {text}".encode(), digest_size=DIGEST).digest()
+        digest = hashlib.blake2b(f"{old.mark.revision} {start} {end} {text}".encode(), digest_size=DIGEST).digest()
+        whole = old.text[:start] + text + old.text[end:]
         self.saved = replace(
             old,
-            text=old.text[:start] + text + old.text[end:],
-            revision=old.revision + 1,
+            text=whole,
+            mark=Mark(old.mark.revision + 1, len(whole), edited=old.mark.edited or start < len(old.text)),
             digests=(*old.digests, digest)[-HISTORY:],
-            edited=old.edited or start < len(old.text),
         )
         self.history.append(self.saved)
-        whole = (self.saved.text, b"".join(self.saved.digests)) if snapshot else None
-        return Change(self.id, Commit(self.saved.revision, start, end, text, digest, self.saved.edited, whole))
+        everything = (whole, b"".join(self.saved.digests)) if snapshot else None
+        return Commit(self.id, self.saved.epoch, self.saved.mark, start, end, text, digest, everything)
 
-    def append(self, text: str, snapshot: bool = False) -> Change:
+    def append(self, text: str, snapshot: bool = False) -> Commit:
         return self.change(len(self.saved.text), len(self.saved.text), text, snapshot)
 
     def take_back(self, revision: int) -> None:
@@ -82,7 +83,7 @@ class Session:
         del self.history[revision + 1 :]
 
 
-def submit(journal: Journal, *entries: Entry) -> list[queue.SimpleQueue[StorageFull | None]]:
+def submit(journal: SQLiteStore, *entries: Entry) -> list[queue.SimpleQueue[StorageFull | None]]:
     """Submits without waiting; what becomes of each comes to its queue, once."""
     told: list[queue.SimpleQueue[StorageFull | None]] = [queue.SimpleQueue() for _ in entries]
     for entry, each in zip(entries, told, strict=True):
@@ -90,12 +91,12 @@ def submit(journal: Journal, *entries: Entry) -> list[queue.SimpleQueue[StorageF
     return told
 
 
-def write(journal: Journal, *entries: Entry) -> list[StorageFull | None]:
+def write(journal: SQLiteStore, *entries: Entry) -> list[StorageFull | None]:
     """Submits entries and waits until all are told what became of them."""
     return [told.get(timeout=SECONDS) for told in submit(journal, *entries)]
 
 
-def keep(journal: Journal, *entries: Entry) -> None:
+def keep(journal: SQLiteStore, *entries: Entry) -> None:
     """Submits entries, which must be told to be on disk."""
     assert write(journal, *entries) == [None] * len(entries)
 
@@ -146,7 +147,7 @@ class Disk:
                 result[-1].append(statement.split()[0])
         return result
 
-    def hold(self, journal: Journal, entry: Entry) -> queue.SimpleQueue[StorageFull | None]:
+    def hold(self, journal: SQLiteStore, entry: Entry) -> queue.SimpleQueue[StorageFull | None]:
         """Has a transaction of this entry wait, so that what is submitted next goes into one transaction."""
         self.waiting.clear()
         self.free.clear()
@@ -200,17 +201,17 @@ def path(tmp_path: Path) -> Path:
 def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     """What is between the journals of the test and SQLite."""
     disk = Disk()
-    real = Journal._open
+    real = SQLiteStore._open
 
-    def open_(self: Journal) -> Any:
+    def open_(self: SQLiteStore) -> Any:
         disk.opened += 1
         if disk.opening is not None:
             raise disk.opening
         return Connection(real(self), disk)
 
-    monkeypatch.setattr(Journal, "_open", open_)
+    monkeypatch.setattr(SQLiteStore, "_open", open_)
     # A failed erasure is tried again soon, so that tests need not wait.
-    monkeypatch.setattr(journal_module, "_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(sqlite, "_AGAIN_SECONDS", 0.01)
     yield disk
     disk.before.clear()
     disk.after.clear()
@@ -218,17 +219,17 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     disk.free.set()
 
 
-Start = Callable[..., tuple[Journal, list[Saved]]]
+Start = Callable[..., tuple[SQLiteStore, list[Saved]]]
 
 
 @pytest.fixture
 def start(disk: Disk, path: Path) -> Iterator[Start]:
     """Opens journals and recovers what they hold; `start()` closes the one before."""
-    running: list[Journal] = []
+    running: list[SQLiteStore] = []
 
-    def open_one(where: Path = path, sync: Any = "full") -> tuple[Journal, list[Saved]]:
+    def open_one(where: Path = path, sync: Any = "full") -> tuple[SQLiteStore, list[Saved]]:
         stop()
-        journal = Journal(where, sync)
+        journal = SQLiteStore(where, sync)
         running.append(journal)
         try:
             return journal, journal.recover()
@@ -252,7 +253,7 @@ def start(disk: Disk, path: Path) -> Iterator[Start]:
 def refusal(path: Path) -> str:
     """What a journal that cannot be opened says, without the flag."""
     with pytest.raises(SettingsError) as caught:
-        Journal(path)
+        SQLiteStore(path)
     return reason(caught.value, path)
 
 
@@ -275,13 +276,13 @@ def test_round_trip(start: Start) -> None:
     keep(journal, a.open(), b.open(), gone.open())
     keep(journal, a.append(" and on"), a.change(0, 5, ""), b.append("é"), gone.append("!"))
     keep(journal, a.append("", snapshot=True), a.append("after it"), a.set_options('{"dimensions": 32}'))
-    keep(journal, b.append("b"), Erase(gone.id))
+    keep(journal, b.append("b"), Erase(gone.id, 1))
 
     _, found = start()
     assert found == [a.saved, b.saved]
     assert found[0].text == ", 世界! 😀 and onafter it"
-    assert (found[0].revision, len(found[0].digests), found[0].edited) == (4, 4, True)
-    assert (found[1].revision, found[1].edited) == (2, False)
+    assert (found[0].mark.revision, len(found[0].digests), found[0].mark.edited) == (4, 4, True)
+    assert (found[1].mark.revision, found[1].mark.edited) == (2, False)
 
 
 def test_goes_on_after_recovery(start: Start) -> None:
@@ -335,7 +336,7 @@ def test_told_is_written(start: Start, path: Path, tmp_path: Path, sync: str) ->
     keep(journal, session.open())
     for turn in range(10):
         keep(journal, session.append(f"{turn} ", snapshot=turn == 5))
-        seen = Journal(copy(path, tmp_path / str(turn)))
+        seen = SQLiteStore(copy(path, tmp_path / str(turn)))
         assert seen.recover() == [session.saved]
         seen.close()
 
@@ -375,7 +376,7 @@ def test_group_commit(start: Start, disk: Disk) -> None:
     done = threading.Event()
     for number, entry in enumerate(entries):
         journal.submit(entry, lambda error, number=number: order.append(number) if error is None else None)  # type: ignore[misc]
-    journal.submit(Options("nobody", ""), lambda error: done.set())
+    journal.submit(SetOptions("nobody", 1, ""), lambda error: done.set())
     assert first.empty()
     assert order == [], "nobody is told before it is on disk"
     disk.free.set()
@@ -390,7 +391,7 @@ def test_group_commit(start: Start, disk: Disk) -> None:
 
 
 def test_large_queue_is_several_transactions(start: Start, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_module, "BATCH", 3)
+    monkeypatch.setattr(sqlite, "BATCH", 3)
     journal, _ = start()
     session = Session()
     keep(journal, session.open())
@@ -434,7 +435,7 @@ def test_only_the_next_revision(start: Start, revision: int) -> None:
     session = Session()
     keep(journal, session.open(), session.append("1"))
     good = session.append("2")
-    wrong = Change(session.id, replace(good.commit, revision=revision))
+    wrong = replace(good, mark=replace(good.mark, revision=revision))
     assert isinstance(write(journal, wrong)[0], StorageFull)
     keep(journal, good)
     assert isinstance(write(journal, good)[0], StorageFull), "twice is once"
@@ -448,7 +449,7 @@ def test_changes_of_no_session(start: Start, path: Path, disk: Disk, together: b
     journal, _ = start()
     session, stranger, guard = Session("ses_a", MARKER), Session("ses_b"), Session("ses_c")
     keep(journal, guard.open(), session.open(), session.append(MARKER))
-    entries = [Erase(session.id), session.append(MARKER), session.append(MARKER, True), stranger.append(MARKER)]
+    entries = [Erase(session.id, 1), session.append(MARKER), session.append(MARKER, True), stranger.append(MARKER)]
     if together:
         disk.hold(journal, guard.append("x"))
         told = submit(journal, *entries)
@@ -467,8 +468,8 @@ def test_changes_of_no_session(start: Start, path: Path, disk: Disk, together: b
 
 _HOLD = """
 import sys
-from streambed.streams.journal import Journal
-journal = Journal(sys.argv[1])
+from streambed.streams.store.sqlite import SQLiteStore
+journal = SQLiteStore(sys.argv[1])
 journal.recover()
 print("open", flush=True)
 sys.stdin.read()
@@ -546,7 +547,7 @@ def test_still_in_use_after_a_fault(start: Start, path: Path, disk: Disk) -> Non
     assert write(journal, session.append("2")) != [None]
     session.take_back(1)
     disk.before.clear()
-    thief = Journal(path)
+    thief = SQLiteStore(path)
     assert write(journal, session.append("2", snapshot=True)) != [None]
     session.take_back(1)
     assert thief.recover() == [session.saved]
@@ -667,10 +668,10 @@ def test_empty_file(start: Start, path: Path) -> None:
 
 _MAKE = """
 import resource, signal, sys
-from streambed.streams.journal import Journal
+from streambed.streams.store.sqlite import SQLiteStore
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
-Journal(sys.argv[1])
+SQLiteStore(sys.argv[1])
 """
 
 
@@ -692,7 +693,7 @@ def test_killed_while_it_was_made(start: Start, path: Path, size: int) -> None:
 # Damage
 
 
-def _example(journal: Journal, path: Path) -> tuple[Session, list[int]]:
+def _example(journal: SQLiteStore, path: Path) -> tuple[Session, list[int]]:
     """A session whose changes have a transaction each; with the log's size after each revision."""
     session, ends = Session(text="begin "), []
     keep(journal, session.open())
@@ -749,7 +750,7 @@ def test_damaged_log(start: Start, path: Path, tmp_path: Path) -> None:
         )
 
 
-def _sessions(journal: Journal) -> list[Session]:
+def _sessions(journal: SQLiteStore) -> list[Session]:
     sessions = []
     for name in "abc":
         session = Session(f"ses_{name}" * 4, f"{name} began ")
@@ -819,7 +820,7 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         def error(self, message: str, *values: object) -> None:
             messages.append(message % values)
 
-    monkeypatch.setattr(journal_module, "logger", Log())
+    monkeypatch.setattr(sqlite, "logger", Log())
     return messages
 
 
@@ -914,7 +915,7 @@ def test_erased(start: Start, path: Path) -> None:
         session = Session(f"ses_{MARKER}", MARKER if name == "as it began" else "", f'{{"x": "{MARKER}"}}')
         keep(journal, session.open(), *way(session), other.append("."))
         assert MARKER.encode() in bytes_of(path), "or this test would see nothing"
-        keep(journal, Erase(session.id))
+        keep(journal, Erase(session.id, 1))
         assert MARKER.encode() not in bytes_of(path), name
     assert b"another's text stays" in bytes_of(path)
     assert bytes_of(path) != b""
@@ -930,7 +931,7 @@ def test_erased_one_by_one(start: Start, path: Path) -> None:
     for turn in range(20):
         keep(journal, session.change(0, len(session.saved.text) // 2, f"{MARKER} {turn}", snapshot=turn % 7 == 6))
     assert bytes_of(path).count(MARKER.encode()) > 20
-    keep(journal, Erase(session.id))
+    keep(journal, Erase(session.id, 1))
     assert MARKER.encode() not in bytes_of(path)
 
 
@@ -940,7 +941,7 @@ def test_erased_with_others_in_the_batch(start: Start, path: Path, disk: Disk) -
     guard, session = Session("ses_guard"), Session("ses_a", MARKER)
     keep(journal, guard.open())
     disk.hold(journal, guard.append("x"))
-    told = submit(journal, session.open(), session.append(MARKER * 500), Erase(session.id), guard.append("y"))
+    told = submit(journal, session.open(), session.append(MARKER * 500), Erase(session.id, 1), guard.append("y"))
     disk.free.set()
     assert [each.get(timeout=SECONDS) for each in told] == [None] * 4
     assert MARKER.encode() not in bytes_of(path)
@@ -954,7 +955,7 @@ def test_erased_after_recovery(start: Start, path: Path) -> None:
     keep(journal, session.open(), session.append(MARKER), session.append(MARKER))
     journal, _ = start()
     assert MARKER.encode() in bytes_of(path)
-    keep(journal, Erase(session.id), Erase("ses_nobody"))
+    keep(journal, Erase(session.id, 1), Erase("ses_nobody", 1))
     assert MARKER.encode() not in bytes_of(path)
 
 
@@ -979,7 +980,7 @@ def test_random_edits(steps: list[tuple[Any, ...]]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "0" / "journal"
         path.parent.mkdir()
-        journal = Journal(path, "normal")
+        journal = SQLiteStore(path, "normal")
         assert journal.recover() == []
         sessions: dict[int, Session] = {}
         pending: list[queue.SimpleQueue[StorageFull | None]] = []
@@ -995,7 +996,7 @@ def test_random_edits(steps: list[tuple[Any, ...]]) -> None:
                             shutil.copy(file, target)
                         path = target / "journal"
                     journal.close()
-                    journal = Journal(path, "normal")
+                    journal = SQLiteStore(path, "normal")
                     found = journal.recover()
                     expected = {session.id: session.saved for session in sessions.values()}
                     assert {saved.id: saved for saved in found} == expected
@@ -1003,7 +1004,7 @@ def test_random_edits(steps: list[tuple[Any, ...]]) -> None:
                 which = more[0]
                 if kind == "erase":
                     if which in sessions:
-                        pending += submit(journal, Erase(sessions.pop(which).id))
+                        pending += submit(journal, Erase(sessions.pop(which).id, 1))
                     continue
                 if which not in sessions:
                     sessions[which] = Session(f"ses_{which}", "at first " * which)
@@ -1118,7 +1119,7 @@ def test_failed_but_on_disk_then_killed(start: Start, path: Path, tmp_path: Path
     journal, found = start(copy(path, tmp_path / "killed"))
     assert len(found) == 1
     assert found[0] in session.history[1:]
-    session.take_back(found[0].revision)
+    session.take_back(found[0].mark.revision)
     disk.after.clear()
     keep(journal, session.append("on"))
 
@@ -1130,7 +1131,7 @@ def test_failed_but_opened(start: Start, disk: Disk) -> None:
     disk.after["COMMIT"] = IO_ERROR
     assert write(journal, session.open()) != [None]
     disk.after.clear()
-    keep(journal, Erase(session.id))
+    keep(journal, Erase(session.id, 1))
     _, found = start()
     assert found == []
 
@@ -1209,7 +1210,7 @@ def test_erasure_is_tried_again(start: Start, path: Path, disk: Disk, where: str
     session, other = Session("ses_a", MARKER), Session("ses_b", "stays")
     keep(journal, session.open(), session.append(MARKER), other.open())
     getattr(disk, fault)[where] = IO_ERROR
-    keep(journal, Erase(session.id))
+    keep(journal, Erase(session.id, 1))
     opened = disk.opened
     until(lambda: disk.opened > opened + 2)  # it tries again, in vain
     getattr(disk, fault).clear()
@@ -1225,9 +1226,9 @@ def test_erasure_is_tried_again_at_the_end(start: Start, path: Path, disk: Disk)
     journal, _ = start()
     session = Session("ses_a", MARKER)
     keep(journal, session.open())
-    journal_module._AGAIN_SECONDS = 3600  # the fixture puts it back
+    sqlite._AGAIN_SECONDS = 3600  # the fixture puts it back
     disk.before["COMMIT"] = IO_ERROR
-    keep(journal, Erase(session.id))
+    keep(journal, Erase(session.id, 1))
     disk.before.clear()
     journal.close()
     assert MARKER.encode() not in bytes_of(path)
@@ -1241,7 +1242,7 @@ def test_no_change_after_a_failed_erasure(start: Start, path: Path, disk: Disk) 
     session = Session("ses_a", MARKER)
     keep(journal, session.open())
     disk.before["COMMIT"] = IO_ERROR
-    keep(journal, Erase(session.id))
+    keep(journal, Erase(session.id, 1))
     late = session.append(MARKER)
     disk.before.clear()
     assert isinstance(write(journal, late)[0], StorageFull)
@@ -1257,7 +1258,7 @@ def test_batch_with_an_erasure_whose_end_fails(start: Start, path: Path, disk: D
     session, ended, guard = Session("ses_a"), Session("ses_b", MARKER), Session("ses_c")
     keep(journal, session.open(), ended.open(), guard.open(), session.append("1"))
     held = disk.hold(journal, guard.append("x"))
-    told = submit(journal, session.append("2"), Erase(ended.id))
+    told = submit(journal, session.append("2"), Erase(ended.id, 1))
     disk.before["PRAGMA wal_checkpoint"] = FULL
     disk.free.set()
     assert held.get(timeout=SECONDS) is None
@@ -1297,7 +1298,7 @@ def test_bug_in_an_entry(start: Start, caplog: pytest.LogCaptureFixture) -> None
     journal, _ = start()
     session = Session()
     keep(journal, session.open())
-    bad = Change(session.id, Commit(1, 0, 0, "\ud800", b"d" * DIGEST, False, None))
+    bad = Commit(session.id, 1, Mark(1, 1), 0, 0, "\ud800", b"d" * DIGEST, None)
     assert isinstance(write(journal, bad)[0], StorageFull)
     assert "Traceback" in caplog.text
     keep(journal, session.append("1", snapshot=True))
@@ -1312,12 +1313,12 @@ def test_random_faults(seed: int) -> None:
     rng = random.Random(seed)
     disk = Disk()
     with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
-        real = Journal._open
-        patch.setattr(Journal, "_open", lambda self: Connection(real(self), disk))
-        patch.setattr(journal_module, "_AGAIN_SECONDS", 3600.0)  # with the next entries, not while files are copied
+        real = SQLiteStore._open
+        patch.setattr(SQLiteStore, "_open", lambda self: Connection(real(self), disk))
+        patch.setattr(sqlite, "_AGAIN_SECONDS", 3600.0)  # with the next entries, not while files are copied
         path = Path(directory) / "0" / "journal"
         path.parent.mkdir()
-        journal = Journal(path, "normal")
+        journal = SQLiteStore(path, "normal")
         journal.recover()
         session, ended = Session(), Session("ses_ended", MARKER)
         keep(journal, session.open(), ended.open())
@@ -1329,7 +1330,7 @@ def test_random_faults(seed: int) -> None:
                 disk.before[where] = IO_ERROR
             elif happens < 0.4:
                 disk.after[where] = IO_ERROR
-            told = session.saved.revision
+            told = session.saved.mark.revision
             entries: list[Entry] = []
             for number in range(rng.randint(1, 3)):
                 length = len(session.saved.text)
@@ -1341,9 +1342,9 @@ def test_random_faults(seed: int) -> None:
                     )
                 )  # fmt: skip
             if turn == 12:
-                entries.insert(rng.randint(0, len(entries)), Erase(ended.id))
+                entries.insert(rng.randint(0, len(entries)), Erase(ended.id, 1))
             said = write(journal, *entries)
-            changes = [each for each, entry in zip(said, entries, strict=True) if isinstance(entry, Change)]
+            changes = [each for each, entry in zip(said, entries, strict=True) if isinstance(entry, Commit)]
             good = next((n for n, each in enumerate(changes) if each is not None), len(changes))
             assert all(each is not None for each in changes[good:]), f"a hole: seed {seed}, turn {turn}"
             states = session.history[told + good :]
@@ -1356,20 +1357,20 @@ def test_random_faults(seed: int) -> None:
                     shutil.copy(file, target)
                 path = target / "journal"
                 journal.close()
-                journal = Journal(path, "normal")
+                journal = SQLiteStore(path, "normal")
                 found = journal.recover()
                 if turn >= 12 and found[1:]:  # killed before it could be erased: it goes when its time is over
-                    keep(journal, Erase(ended.id))
+                    keep(journal, Erase(ended.id, 1))
                 assert found[0] in states or found[0] in ghosts, f"seed {seed}, turn {turn}"
                 session.saved = found[0]
-                session.history[told:] = [found[0]] * (found[0].revision - told + 1)
+                session.history[told:] = [found[0]] * (found[0].mark.revision - told + 1)
                 ghosts = []
             else:
                 ghosts = states[1:] + (ghosts if not good else [])
                 session.take_back(told + good)
         keep(journal, session.append("the end", snapshot=bool(ghosts)))
         journal.close()
-        journal = Journal(path, "normal")
+        journal = SQLiteStore(path, "normal")
         found = journal.recover()
         journal.close()
         assert found == [session.saved], "a session came back after its end"

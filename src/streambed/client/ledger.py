@@ -6,28 +6,21 @@ that is pending can be sent again: the server applies each once (docs/protocol.m
 
 from __future__ import annotations
 
-import random
-import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from email.utils import parsedate_to_datetime
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from streambed.client.events import Answered, Emitted, Happening, Refused, Retry, Triggered
 from streambed.errors import (
     ConnectionLost,
     InvalidRequest,
     NotFound,
     RequestError,
     RevisionConflict,
-    StreambedError,
     TooLarge,
 )
 from streambed.text.strings import check_text, common_prefix
-from streambed.vectors.shape import decode
 from streambed.wire import (
     EmbeddingDone,
     EmbeddingSkipped,
@@ -49,38 +42,8 @@ PIECE = 64 << 10
 _CONFLICTS = ("revision_conflict", "offset_conflict")
 
 
-@dataclass(frozen=True)
-class Emitted:
-    """An embedding of the text, as a stream gives it."""
-
-    vector: NDArray[np.float32] = field(repr=False)
-    """float32 [dimensions], of unit length: the exact embedding of the text at `revision`, from `start` to `offset`."""
-    revision: int
-    offset: int
-    """Characters of that text."""
-    drift: float | None
-    """Cosine distance from the embedding before; None for the first."""
-    usage: dict[str, int]
-    timing_ms: dict[str, float]
-    segment: int = 0
-    start: int = 0
-    """Where that segment begins: 0 unless the text has outgrown the window."""
-    final: bool = False
-    """Whether it is the segment's last one."""
-
-
-@dataclass(frozen=True)
-class Triggered:
-    """A watch has triggered."""
-
-    watch: str
-    score: float
-    revision: int
-    offset: int
-
-
 @dataclass(eq=False)
-class Change:
+class PendingChange:
     """A change that is not acknowledged. start and end: code points of the text that it was made to."""
 
     type: str
@@ -122,10 +85,6 @@ class Ledger:
     """With all changes, acknowledged or not."""
     live: bool = False
     """Whether the session is open on the connection that there is now."""
-    refused: list[StreambedError] = field(default_factory=list)
-    """Why changes were not applied; for the next call to raise."""
-    failed: list[tuple[str, RequestError]] = field(default_factory=list)
-    """Asks that will not be answered, since a change before them was refused."""
     reason: RequestError | None = None
     """Why the server refused something that is sent again, until it takes a change."""
     limits: dict[str, int] = field(default_factory=dict)
@@ -135,7 +94,7 @@ class Ledger:
 
     def __post_init__(self) -> None:
         self._acked = ""
-        self._pending: deque[Change | Ask] = deque()
+        self._pending: deque[PendingChange | Ask] = deque()
         self._asked = self._changes = 0
         self._paused = False
         self._epoch = 0  # raised when what is to be sent begins anew
@@ -164,9 +123,9 @@ class Ledger:
             type = "input_text.append"
             start = end = start + len(change.text)
 
-    def _make(self, type: str, start: int, end: int, text: str) -> Change:
+    def _make(self, type: str, start: int, end: int, text: str) -> PendingChange:
         self._changes += 1
-        return Change(type, start, end, text, self._changes)
+        return PendingChange(type, start, end, text, self._changes)
 
     def ask(self) -> str:
         """Asks for an embedding of the text as it is; returns the id that its answer carries."""
@@ -184,11 +143,11 @@ class Ledger:
     @property
     def unacknowledged(self) -> int:
         """Changes that the server has not acknowledged."""
-        return sum(isinstance(item, Change) for item in self._pending)
+        return sum(isinstance(item, PendingChange) for item in self._pending)
 
     @property
     def unacknowledged_characters(self) -> int:
-        return sum(len(item.text) for item in self._pending if isinstance(item, Change))
+        return sum(len(item.text) for item in self._pending if isinstance(item, PendingChange))
 
     # What goes out
 
@@ -233,10 +192,10 @@ class Ledger:
         self._paused = False
         self._epoch += 1
         for item in self._pending:
-            if isinstance(item, Change):
+            if isinstance(item, PendingChange):
                 item.sent = False
 
-    def _frame(self, change: Change, base: int) -> dict[str, Any]:
+    def _frame(self, change: PendingChange, base: int) -> dict[str, Any]:
         frame: dict[str, Any] = {
             "type": change.type,
             "session": self.session,
@@ -250,12 +209,8 @@ class Ledger:
 
     # What comes in
 
-    def receive(self, event: ServerEvent) -> Emitted | Triggered | tuple[str, Emitted | RequestError] | float | None:
-        """Takes an event.
-
-        Returns an automatic embedding, a trigger, an answer with the id that `ask` gave, seconds after which to send the
-        changes again, or None. Raises a StreambedError that ends the stream.
-        """
+    def receive(self, event: ServerEvent) -> list[Happening]:
+        """Takes an event; returns what has happened by it. Raises a StreambedError that ends the stream."""
         match event:
             case SessionReport():
                 self._report(event)
@@ -265,17 +220,17 @@ class Ledger:
                 if event.revision == self.revision and event.offset != len(self._acked):
                     raise RevisionConflict("another client changed the session's text")
             case EmbeddingDone():
-                emitted = _emitted(event)
-                return emitted if event.event_id is None else self._answer(event.event_id, emitted)
+                emitted = Emitted.of(event)
+                return [emitted] if event.event_id is None else self._answer(event.event_id, emitted)
             case WatchTriggered():
-                return Triggered(event.watch, event.score, event.revision, event.offset)
+                return [Triggered(event.watch, event.score, event.revision, event.offset)]
             case SessionClosed():
                 self._closed(event)
             case ErrorEvent():
                 return self._error(event)
             case EmbeddingSkipped():
                 pass
-        return None
+        return []
 
     def _behind(self, event_id: str) -> int:
         """How many changes that were made before an ask are not acknowledged."""
@@ -283,22 +238,22 @@ class Ledger:
         for item in self._pending:
             if isinstance(item, Ask) and item.event_id == event_id:
                 return count
-            count += isinstance(item, Change)
+            count += isinstance(item, PendingChange)
         return 0
 
     def _find(self, event_id: str) -> Ask | None:
         return next((item for item in self._pending if isinstance(item, Ask) and item.event_id == event_id), None)
 
-    def _answer(self, event_id: str, emitted: Emitted) -> tuple[str, Emitted] | None:
+    def _answer(self, event_id: str, emitted: Emitted) -> list[Happening]:
         ask, behind = self._find(event_id), self._behind(event_id)
         if ask is None:
-            return None  # nobody waits for it any more
+            return []  # nobody waits for it any more
         if emitted.revision < (self.revision + behind if behind else ask.needs):
             # Of a text that lacks a change made before it was asked for: the server had refused one for a while.
             ask.sent = False
-            return None
+            return []
         self.forget(event_id)
-        return event_id, emitted
+        return [Answered(event_id, emitted)]
 
     def _report(self, event: SessionReport) -> None:
         self.session, self.resume_token = event.session, event.resume_token
@@ -318,7 +273,7 @@ class Ledger:
 
     def _ack(self, revision: int) -> None:
         while self.revision < revision:
-            change = next((item for item in self._pending if isinstance(item, Change)), None)
+            change = next((item for item in self._pending if isinstance(item, PendingChange)), None)
             if change is None:
                 raise RevisionConflict("another client changed the session's text")
             self.revision += 1
@@ -336,55 +291,53 @@ class Ledger:
         if event.reason == "taken_over":
             raise ConnectionLost("another connection has taken the session over")
 
-    def _error(self, event: ErrorEvent) -> tuple[str, RequestError] | float | None:
+    def _error(self, event: ErrorEvent) -> list[Happening]:
         error = error_of(asdict(event))
         event_id = event.event_id or ""
         if event_id == "open":
             if isinstance(error, NotFound) and self.session is not None:
                 self._begin_again()
-                return 0.0
+                return [Retry(0.0)]
             if error.retryable:
                 self.reason = error
-                return RETRY_SECONDS
+                return [Retry(RETRY_SECONDS)]
             raise error
         if event_id.startswith("ask-"):
             ask = self._find(event_id)
             if ask is None:
-                return None
+                return []
             # Refused for want of a text that is still to come, perhaps.
             if error.retryable or (isinstance(error, InvalidRequest) and self._behind(event_id)):
                 self._paused, self.reason, ask.sent = True, error, False
-                return RETRY_SECONDS
+                return [Retry(RETRY_SECONDS)]
             self.forget(event_id)
-            return event_id, error
+            return [Answered(event_id, error)]
         if not event_id.startswith("change-"):
-            self.refused.append(error)  # of an automatic embedding, or of a watch
-            return None
+            return [Refused(error)]  # of an automatic embedding, or of a watch
         if error.code in _CONFLICTS:
             raise error
         if error.retryable:
             self._paused, self.reason = True, error
-            return RETRY_SECONDS
+            return [Retry(RETRY_SECONDS)]
         if error.code == "revision_gap":
-            return None  # a consequence: one before it was refused, and is or will be dealt with
-        self._drop(int(event_id.removeprefix("change-")), error)
-        return 0.0
+            return []  # a consequence: one before it was refused, and is or will be dealt with
+        return [*self._drop(int(event_id.removeprefix("change-")), error), Retry(0.0)]
 
-    def _drop(self, number: int, error: RequestError) -> None:
+    def _drop(self, number: int, error: RequestError) -> list[Happening]:
         """The server will not have this change; what came after it was made to a text that will never be, and goes too."""
         items = list(self._pending)
-        at = next((n for n, item in enumerate(items) if isinstance(item, Change) and item.number == number), None)
+        at = next(
+            (n for n, item in enumerate(items) if isinstance(item, PendingChange) and item.number == number), None
+        )
         if at is None:
-            return  # it was dropped before
+            return []  # it was dropped before
         kept, gone = items[:at], items[at:]
         self._pending = deque(kept)
         self.text = self._acked
         for item in kept:
-            self.text = item.apply(self.text) if isinstance(item, Change) else self.text
-        asks = [item.event_id for item in gone if isinstance(item, Ask)]
-        self.failed += [(event_id, error) for event_id in asks]
-        if not asks:  # otherwise whoever asked hears of it
-            self.refused.append(error)
+            self.text = item.apply(self.text) if isinstance(item, PendingChange) else self.text
+        asks: list[Happening] = [Answered(item.event_id, error) for item in gone if isinstance(item, Ask)]
+        return asks or [Refused(error)]  # whoever asked hears of it
 
     def _begin_again(self) -> None:
         """The server has lost the session: all of its text is new to the next one."""
@@ -396,26 +349,3 @@ class Ledger:
                 item.needs = 0
         for at in reversed(range(0, len(held), PIECE)):
             self._pending.appendleft(self._make("input_text.append", at, at, held[at : at + PIECE]))
-
-
-def backoff(attempt: int) -> float:
-    """Seconds before the next attempt: a tenth, doubled up to five, and less by chance so that not all come at once."""
-    ceiling: float = min(5.0, 0.1 * 2 ** min(attempt, 10))
-    return ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
-
-
-def retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds that a busy server asks to wait, as a number or a date; 0 where it says nothing that can be read."""
-    value = headers.get("Retry-After", "").strip()
-    try:
-        return float(value) if value.isdigit() else parsedate_to_datetime(value).timestamp() - time.time()
-    except ValueError:
-        return 0.0
-
-
-def _emitted(event: EmbeddingDone) -> Emitted:
-    vector = decode(event.embedding)
-    segment, start, final = event.segment or 0, event.start or 0, bool(event.final)
-    return Emitted(
-        vector, event.revision, event.offset, event.drift, event.usage, event.timing_ms, segment, start, final
-    )

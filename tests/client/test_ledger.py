@@ -7,16 +7,15 @@ import json
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streambed.client import reconnect
-from streambed.client.reconnect import Emitted, Ledger, Triggered, backoff, retry_after
+from streambed.client import ledger as ledger_module
+from streambed.client.events import Answered, Emitted, Refused, Retry, Triggered
+from streambed.client.ledger import Ledger, PendingChange
 from streambed.errors import (
     ERROR_TABLE,
     ConnectionLost,
@@ -57,7 +56,7 @@ Frame = dict[str, Any]
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconnect, "PIECE", 4)
+    monkeypatch.setattr(ledger_module, "PIECE", 4)
 
 
 # A server, a network and the client's loop, all without I/O
@@ -213,6 +212,7 @@ class World:
         self.waiting: dict[str, Any] = {}
         """What is to be checked of each answer that is awaited."""
         self.answers: list[tuple[Any, Emitted | RequestError]] = []
+        self.refused: list[Exception] = []
         self.cut()
 
     def cut(self) -> None:
@@ -254,15 +254,16 @@ class World:
     def hear(self) -> bool:
         if not self.server.out:
             return False
-        result = self.ledger.receive(self.server.out.popleft())
-        if isinstance(result, tuple):
-            event_id, answer = result
-            self.answers.append((self.waiting.pop(event_id), answer))
-        elif result is not None:
-            assert isinstance(result, float)
-            self.retry = True
-        failed, self.ledger.failed = self.ledger.failed, []
-        self.answers += [(self.waiting.pop(event_id), error) for event_id, error in failed]
+        for happening in self.ledger.receive(self.server.out.popleft()):
+            match happening:
+                case Answered(event_id, answer):
+                    self.answers.append((self.waiting.pop(event_id), answer))
+                case Refused(error):
+                    self.refused.append(error)
+                case Retry():
+                    self.retry = True
+                case _:
+                    raise AssertionError(happening)
         return True
 
     def again(self) -> bool:
@@ -357,7 +358,7 @@ def test_every_change_arrives_once_and_in_order(steps: list[tuple[Any, ...]]) ->
     world.settle()
     assert world.server.text == texts[-1]
     assert world.server.revision == world.ledger.revision == len(texts) - 1, "each piece raises the revision once"
-    assert world.ledger.refused == []
+    assert world.refused == []
     for made_before, answer in world.answers:
         assert isinstance(answer, Emitted), answer
         assert answer.revision >= made_before
@@ -377,7 +378,7 @@ def test_a_server_that_forgets_gets_the_text_again(steps: list[tuple[Any, ...]])
             world.do(step)
     world.settle()
     assert world.server.text == texts[-1]
-    assert world.ledger.refused == []
+    assert world.refused == []
     for made_before, answer in world.answers:
         assert isinstance(answer, Emitted), answer
         assert text_of(answer) in texts[made_before:]
@@ -406,7 +407,7 @@ def test_what_is_refused_takes_what_came_after_it_along(steps: list[tuple[Any, .
     assert arrived == sorted(set(arrived)), "each once, in order"
     assert REFUSED not in world.server.text
     answers = [answer for _, answer in world.answers if not isinstance(answer, Emitted)]
-    told = [error.code for error in world.ledger.refused] + [answer.code for answer in answers]  # type: ignore[attr-defined]
+    told = [error.code for error in world.refused] + [answer.code for answer in answers]  # type: ignore[attr-defined]
     assert set(told) <= {"too_large"}
     assert bool(told) == bool(refused)
     if not refused:
@@ -439,7 +440,7 @@ def test_client_and_server_agree_whatever_is_refused(steps: list[tuple[Any, ...]
     assert REFUSED not in world.server.text
     errors = [answer for _, answer in world.answers if not isinstance(answer, Emitted)]
     assert all(isinstance(error, InvalidRequest | TooLarge) for error in errors), "of an empty text, or a refused one"
-    assert bool([error for error in errors if isinstance(error, TooLarge)] + world.ledger.refused) == refused
+    assert bool([error for error in errors if isinstance(error, TooLarge)] + world.refused) == refused
 
 
 # One thing at a time
@@ -535,7 +536,7 @@ def test_a_lost_session_begins_again_with_its_text(ledger: Ledger) -> None:
     ledger.receive(ack(2, 6))
     append(ledger, "g")
     ledger.opening()
-    assert ledger.receive(refusal(NotFound("gone"), "open")) == 0.0
+    assert ledger.receive(refusal(NotFound("gone"), "open")) == [Retry(0.0)]
     assert (ledger.session, ledger.live, ledger.text) == (None, False, "abcdefg")
     assert ledger.opening()["type"] == "session.create"
     ledger.receive(report(SessionCreated, "t", 0, 0))
@@ -548,9 +549,9 @@ def test_a_lost_session_begins_again_with_its_text(ledger: Ledger) -> None:
 
 def test_a_session_that_cannot_be_opened_now_is_opened_later(ledger: Ledger) -> None:
     ledger.opening()
-    wait = ledger.receive(refusal(Overloaded("full"), "open"))
-    assert isinstance(wait, float)
-    assert wait > 0
+    (retry,) = ledger.receive(refusal(Overloaded("full"), "open"))
+    assert isinstance(retry, Retry)
+    assert retry.seconds > 0
     assert ledger.session == "s"
 
 
@@ -567,10 +568,11 @@ def test_what_came_after_a_refused_change_goes_with_it(ledger: Ledger) -> None:
     append(ledger, "a", REFUSED, "b")
     frames = sent(ledger)
     ledger.receive(ack(1, 1))
-    assert ledger.receive(refusal(TooLarge("large"), frames[1]["event_id"])) == 0.0
-    assert ledger.receive(refusal(RevisionGap("gap"), frames[2]["event_id"])) is None
+    refused, retry = ledger.receive(refusal(TooLarge("large"), frames[1]["event_id"]))
+    assert isinstance(refused, Refused)
+    assert (str(refused.error), retry) == ("large", Retry(0.0))
+    assert ledger.receive(refusal(RevisionGap("gap"), frames[2]["event_id"])) == []
     assert (ledger.text, ledger.unacknowledged) == ("a", 0)
-    assert [str(error) for error in ledger.refused] == ["large"]
     ledger.again()
     append(ledger, "c")
     assert [(frame["base_revision"], frame["text"]) for frame in sent(ledger)] == [(1, "c")]
@@ -589,12 +591,11 @@ def test_a_refusal_that_comes_twice_takes_no_other_change(ledger: Ledger) -> Non
     """The change had been sent twice, and another one has its place by now."""
     append(ledger, REFUSED)
     (frame,) = sent(ledger)
-    ledger.receive(refusal(TooLarge("large"), frame["event_id"]))
+    assert isinstance(ledger.receive(refusal(TooLarge("large"), frame["event_id"]))[0], Refused)
     append(ledger, "a")
     assert sent(ledger)[0]["event_id"] != frame["event_id"]
-    ledger.receive(refusal(TooLarge("large"), frame["event_id"]))
+    assert ledger.receive(refusal(TooLarge("large"), frame["event_id"])) == [Retry(0.0)]
     assert ledger.text == "a"
-    assert len(ledger.refused) == 1
 
 
 def test_whoever_waits_for_a_refused_change_hears_why(ledger: Ledger) -> None:
@@ -604,10 +605,11 @@ def test_whoever_waits_for_a_refused_change_hears_why(ledger: Ledger) -> None:
     after = ledger.ask()
     frames = sent(ledger)
     error = TooLarge("large")
-    ledger.receive(refusal(error, frames[2]["event_id"]))
-    assert [event_id for event_id, _ in ledger.failed] == [after]
-    assert ledger.refused == [], "it is told once"
-    assert isinstance(ledger.receive(done(1, "a", before)), tuple)
+    answered, retry = ledger.receive(refusal(error, frames[2]["event_id"]))
+    assert isinstance(answered, Answered)
+    assert (answered.event_id, str(answered.answer)) == (after, "large"), "it is told once"
+    assert retry == Retry(0.0)
+    assert isinstance(ledger.receive(done(1, "a", before))[0], Answered)
 
 
 def test_a_change_that_waits_in_the_socket_is_sent_again_too(ledger: Ledger) -> None:
@@ -624,14 +626,13 @@ def test_a_change_that_waits_in_the_socket_is_sent_again_too(ledger: Ledger) -> 
 def test_a_change_that_there_is_no_room_for_is_sent_again_later(ledger: Ledger, error: RequestError) -> None:
     append(ledger, "a", "b")
     frames = sent(ledger)
-    wait = ledger.receive(refusal(error, frames[0]["event_id"]))
-    assert isinstance(wait, float)
-    assert wait > 0
+    (retry,) = ledger.receive(refusal(error, frames[0]["event_id"]))
+    assert isinstance(retry, Retry), "nobody is told"
+    assert retry.seconds > 0
     append(ledger, "c")
     assert sent(ledger) == [], "until then nothing is sent"
     ledger.again()
     assert [frame["text"] for frame in sent(ledger)] == ["a", "b", "c"]
-    assert ledger.refused == []
 
 
 def test_an_embedding_lacks_what_came_after_it_was_asked_for(ledger: Ledger) -> None:
@@ -641,9 +642,9 @@ def test_an_embedding_lacks_what_came_after_it_was_asked_for(ledger: Ledger) -> 
     append(ledger, "b")
     sent(ledger)
     ledger.receive(ack(2, 2))
-    answer = ledger.receive(done(1, "a", event_id))
-    assert isinstance(answer, tuple)
-    assert isinstance(answer[1], Emitted)
+    (answered,) = ledger.receive(done(1, "a", event_id))
+    assert isinstance(answered, Answered)
+    assert isinstance(answered.answer, Emitted)
     assert sent(ledger) == []
 
 
@@ -653,15 +654,15 @@ def test_an_embedding_that_came_too_early_waits_for_the_changes(ledger: Ledger) 
     frames = sent(ledger)
     ledger.receive(ack(1, 1))
     ledger.receive(refusal(Overloaded("busy"), frames[1]["event_id"]))
-    assert ledger.receive(done(1, "a", event_id)) is None
+    assert ledger.receive(done(1, "a", event_id)) == []
     assert sent(ledger) == [], "it would come too early again"
     ledger.again()
     frames = sent(ledger)
     assert [frame["type"] for frame in frames] == ["input_text.append", "embedding.create"]
     ledger.receive(ack(2, 2))
-    answer = ledger.receive(done(2, "ab", event_id))
-    assert isinstance(answer, tuple)
-    assert answer[0] == event_id
+    (answered,) = ledger.receive(done(2, "ab", event_id))
+    assert isinstance(answered, Answered)
+    assert answered.event_id == event_id
 
 
 def test_an_embedding_refused_because_its_text_is_still_to_come_is_asked_for_again(ledger: Ledger) -> None:
@@ -670,7 +671,7 @@ def test_an_embedding_refused_because_its_text_is_still_to_come_is_asked_for_aga
     event_id = ledger.ask()
     frames = sent(ledger)
     ledger.receive(refusal(Overloaded("busy"), frames[0]["event_id"]))
-    assert not isinstance(ledger.receive(refusal(InvalidRequest("the text is empty"), event_id)), tuple)
+    assert isinstance(ledger.receive(refusal(InvalidRequest("the text is empty"), event_id))[0], Retry)
     ledger.again()
     assert [frame["type"] for frame in sent(ledger)] == ["input_text.append", "embedding.create"]
 
@@ -680,9 +681,9 @@ def test_an_embedding_that_there_is_no_room_for_is_asked_for_later(ledger: Ledge
     event_id = ledger.ask()
     sent(ledger)
     ledger.receive(ack(1, 1))
-    wait = ledger.receive(refusal(Overloaded("64 are asked for"), event_id))
-    assert isinstance(wait, float)
-    assert wait > 0
+    (retry,) = ledger.receive(refusal(Overloaded("64 are asked for"), event_id))
+    assert isinstance(retry, Retry)
+    assert retry.seconds > 0
     assert sent(ledger) == [], "not at once"
     ledger.again()
     assert [frame["event_id"] for frame in sent(ledger)] == [event_id]
@@ -693,9 +694,9 @@ def test_an_embedding_that_is_refused_is_answered(ledger: Ledger) -> None:
     event_id = ledger.ask()
     sent(ledger)
     ledger.receive(ack(1, 1))
-    answer = ledger.receive(refusal(DeadlineExceeded("late"), event_id))
-    assert isinstance(answer, tuple)
-    assert isinstance(answer[1], DeadlineExceeded)
+    (answered,) = ledger.receive(refusal(DeadlineExceeded("late"), event_id))
+    assert isinstance(answered, Answered)
+    assert isinstance(answered.answer, DeadlineExceeded)
     assert ledger.opening()["type"] == "session.resume"
     ledger.receive(report(SessionResumed, "s", 1, 1))
     assert sent(ledger) == [], "and not asked for again"
@@ -709,14 +710,15 @@ def test_an_embedding_that_nobody_waits_for_is_not_asked_for_again(ledger: Ledge
 
 def test_what_comes_unasked(ledger: Ledger) -> None:
     append(ledger, "a")
-    emitted = ledger.receive(done(1, "a"))
+    (emitted,) = ledger.receive(done(1, "a"))
     assert isinstance(emitted, Emitted)
     assert (text_of(emitted), emitted.revision, emitted.offset, emitted.drift) == ("a", 1, 1, None)
     event = WatchTriggered(session="s", watch="w", score=0.5, revision=1, offset=1)
-    assert ledger.receive(event) == Triggered("w", 0.5, 1, 1)
-    assert ledger.receive(EmbeddingSkipped(session="s", revision=1, superseded_by=2)) is None
-    assert ledger.receive(refusal(TooLarge("watch 'w': too long"), None)) is None
-    assert [str(error) for error in ledger.refused] == ["watch 'w': too long"]
+    assert ledger.receive(event) == [Triggered("w", 0.5, 1, 1)]
+    assert ledger.receive(EmbeddingSkipped(session="s", revision=1, superseded_by=2)) == []
+    (refused,) = ledger.receive(refusal(TooLarge("watch 'w': too long"), None))
+    assert isinstance(refused, Refused)
+    assert str(refused.error) == "watch 'w': too long"
 
 
 @pytest.mark.parametrize(
@@ -732,7 +734,7 @@ def test_a_session_that_somebody_else_has_or_has_ended_ends_the_stream(
 
 @pytest.mark.parametrize("reason", ["draining", "idle", "lifetime"])
 def test_a_session_that_can_be_resumed_is_not_live(ledger: Ledger, reason: Any) -> None:
-    assert ledger.receive(SessionClosed(session="s", reason=reason)) is None
+    assert ledger.receive(SessionClosed(session="s", reason=reason)) == []
     assert not ledger.live
     assert ledger.opening()["type"] == "session.resume"
 
@@ -837,24 +839,6 @@ def test_an_answer_without_anything_is_an_internal_error() -> None:
     assert "418" in str(error_of({}, 418))
 
 
-@given(st.integers(0, 10_000))
-def test_attempts_come_less_and_less_often_up_to_five_seconds(attempt: int) -> None:
-    ceiling = min(5.0, 0.1 * 2 ** min(attempt, 20))
-    assert ceiling / 2 <= backoff(attempt) <= ceiling
-
-
-def test_when_a_server_says_to_come_again() -> None:
-    tomorrow = format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True)
-    assert retry_after({"Retry-After": "120"}) == 120.0
-    assert 86_000 < retry_after({"Retry-After": tomorrow}) <= 86_400
-    for unreadable in ({}, {"Retry-After": ""}, {"Retry-After": "soon"}, {"Retry-After": "-3"}, {"Retry-After": "²"}):
-        assert retry_after(unreadable) <= 0
-
-
-def test_not_all_clients_come_at_once() -> None:
-    assert len({backoff(3) for _ in range(20)}) > 1
-
-
 def test_large_changes_never_reach_back() -> None:
     """All pieces but the first are appended, whatever the change, and what is alike at the start is not sent."""
     piece_size = 4
@@ -874,7 +858,7 @@ def test_large_changes_never_reach_back() -> None:
         sent = list(ledger._pending)
         at = None
         for piece in sent:
-            assert isinstance(piece, reconnect.Change)
+            assert isinstance(piece, PendingChange)
             assert len(piece.text) <= piece_size
             if at is not None:
                 assert (piece.type, piece.start, piece.end) == ("input_text.append", at, at)

@@ -1,0 +1,73 @@
+"""What the streams of a server share."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+
+from streambed.engine.engine import Engine
+from streambed.engine.sequence import Lane
+from streambed.engine.session import Session
+from streambed.streams.limits import Limits
+from streambed.streams.observer import Observer
+from streambed.streams.store.store import Saved, Store
+from streambed.streams.triggers import Vector
+from streambed.vectors.reducers import Form, Reducers
+from streambed.wire import SessionOptions
+
+
+@dataclass(frozen=True)
+class Host:
+    """Engine, store and limits, and what is done with them for a session of certain options."""
+
+    engine: Engine
+    reducers: Reducers
+    store: Store | None
+    pool: Executor
+    limits: Limits
+    max_segmented: int
+    """Characters of a text that may outgrow the window."""
+    timeout: float
+    """Seconds after which an embedding that was asked for is given up."""
+    ttl: float
+    """Seconds that a session lives without a client."""
+    observer: Observer
+
+    def limits_of(self, options: SessionOptions) -> Limits:
+        """What a session may hold: a text that goes on in segments is not bound to what a window holds."""
+        if options.overflow == "error":
+            return self.limits
+        return replace(self.limits, max_characters=self.max_segmented)
+
+    def form_of(self, options: SessionOptions) -> Form:
+        """How its vectors are sent. Raises InvalidRequest."""
+        return self.reducers.form(options.dimensions, options.encoding_format, options.reducer)
+
+    def open(self, saved: Saved, options: SessionOptions) -> Session:
+        """Its text in the engine. Raises what a text of its length may raise."""
+        is_whole = saved.mark.start == saved.mark.segment == 0
+        session = self.engine.open_session(
+            saved.text if is_whole else "",
+            instruction=options.instruction,
+            prompt_name=options.prompt_name,
+            input_type=options.input_type,
+            overflow=options.overflow,
+            owner=saved.owner,
+        )
+        if not is_whole:
+            try:
+                session.restore(saved.text, saved.mark.start, saved.mark.segment)
+            except BaseException:
+                session.close()
+                raise
+        return session
+
+    async def embed(self, text: str, owner: str, form: Form) -> Vector:
+        """The unit vector of a watch's text, as a document."""
+        prompt = self.engine.prompt(input_type="document")
+        loop = asyncio.get_running_loop()
+        (document,) = await loop.run_in_executor(self.pool, self.engine.divide, [text], prompt)
+        future = self.engine.submit_batch([document.segments[0].ids], lane=Lane.QUERY, owner=owner)[0]
+        vector: Vector = form.unit((await asyncio.wrap_future(future)).vectors)[0]
+        return vector

@@ -1,0 +1,48 @@
+"""What a session may hold and have in flight."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from streambed.errors import Overloaded
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The same for all sessions of a server."""
+
+    max_characters: int
+    max_tokens: int
+    max_pending: int = 64
+    """Embeddings that are asked for and not answered."""
+    credit: int = 64 << 10
+    max_frame_bytes: int = 1 << 20
+
+    @property
+    def told(self) -> dict[str, int]:
+        """Those that clients hear of; credit is told as it stands."""
+        return {name: limit for name, limit in asdict(self).items() if name != "credit"}
+
+
+@dataclass
+class Credit:
+    """Characters of one session in flight: sent by its clients, and not acknowledged."""
+
+    limit: int
+    queued: int = 0
+    """Of changes that wait for their turn, and of the one that has it."""
+    uncommitted: int = 0
+    """Of changes that are applied and not on disk."""
+    applying: int = 0
+    """Of the change that has its turn; when its client hears of it, it is no longer in flight."""
+
+    @property
+    def left(self) -> int:
+        """Characters that may be sent before the next acknowledgement."""
+        return max(0, self.limit - self.queued - self.uncommitted + self.applying)
+
+    def check(self, size: int) -> None:
+        """Raises Overloaded where so many more are too many. A single change of any size is none too many."""
+        in_flight = self.queued + self.uncommitted
+        if size and in_flight and in_flight + size > self.limit:
+            raise Overloaded(f"{in_flight:,} characters are not acknowledged yet; the session's credit is used up")

@@ -1,0 +1,140 @@
+"""What comes to a session, one thing at a time and in the order in which it came.
+
+A serial executor: the machine behind it is never touched by two at once. Messages run on the event loop, those that are long
+in a thread, and what comes meanwhile waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from streambed.streams.effects import Peer
+from streambed.streams.limits import Credit
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, eq=False)
+class Message:
+    """Something to do. `peer`: whose event it is, if it is one: it goes with its peer, and waits through a pause."""
+
+    run: Callable[[], None]
+    is_long: Callable[[], bool] = lambda: False
+    """Asked when its turn has come."""
+    peer: Peer | None = None
+    size: int = 0
+    """Characters of a change."""
+
+
+class Mailbox:
+    """Belongs to the event loop, on which all but `tell` must be called."""
+
+    def __init__(self, pool: Executor, credit: Credit, after: Callable[[], None]) -> None:
+        """after: is called on the loop when a message has run."""
+        self._pool = pool
+        self._credit = credit
+        self._after = after
+        self._waiting: deque[Message] = deque()
+        self._paused = False
+        self._busy: asyncio.Task[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def post(self, message: Message) -> None:
+        """Runs it when its turn comes, which may be at once."""
+        held = self._paused and message.peer is not None
+        if self._busy is None and not held and not message.is_long():
+            self._run(message)
+            self._after()
+            return
+        self._waiting.append(message)
+        self._credit.queued += message.size
+        self._work()
+
+    async def call(self, work: Callable[[], Result], is_long: bool = False) -> Result:
+        """Has something done in its turn, and waits for it; what it raises is raised here."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Result] = loop.create_future()
+
+        def run() -> None:
+            try:
+                result = work()
+            except Exception as error:  # noqa: BLE001 - the caller's to hear
+                tell(loop, settle, done, None, error)
+            else:
+                tell(loop, settle, done, result, None)
+
+        self.post(Message(run, lambda: is_long))
+        return await done
+
+    def drop(self, peer: Peer) -> None:
+        """What a peer has sent is not worked on any more."""
+        self._credit.queued -= sum(message.size for message in self._waiting if message.peer is peer)
+        self._waiting = deque(message for message in self._waiting if message.peer is not peer)
+
+    def pause(self) -> None:
+        """Clients' events wait until `resume`."""
+        self._paused = True
+
+    def resume(self) -> None:
+        self._paused = False
+        self._work()
+
+    def _work(self) -> None:
+        if self._busy is None:
+            self._busy = asyncio.get_running_loop().create_task(self._work_off())
+
+    def _take(self) -> Message | None:
+        for at, message in enumerate(self._waiting):
+            if not self._paused or message.peer is None:
+                del self._waiting[at]
+                return message
+        return None
+
+    async def _work_off(self) -> None:
+        loop, credit = asyncio.get_running_loop(), self._credit
+        try:
+            while (message := self._take()) is not None:
+                credit.applying = message.size
+                if message.is_long():
+                    await loop.run_in_executor(self._pool, self._run, message)
+                else:
+                    self._run(message)
+                credit.queued -= message.size
+                credit.applying = 0
+                self._after()
+                await asyncio.sleep(0)  # others' turn
+        finally:
+            self._busy = None
+
+    def _run(self, message: Message) -> None:
+        try:
+            message.run()
+        except Exception as error:  # one session's bug must not end the others
+            logger.error("a stream failed for a reason of our own: %s", type(error).__name__, exc_info=error)
+
+
+def tell(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *values: Any) -> None:
+    """Calls on the loop, from another thread. A loop that has ended has nobody left to tell."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(call, *values)
+
+
+def settle(done: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
+    """Ends a future that somebody may no longer wait for."""
+    if done.cancelled():
+        return
+    if error is None:
+        done.set_result(result)
+    else:
+        done.set_exception(error)

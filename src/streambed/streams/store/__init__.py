@@ -1,0 +1,1 @@
+"""Where accepted text is kept."""
