@@ -87,6 +87,7 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/check_layout.py
 
 format: .venv/dev
 	$(BIN)/ruff check --fix .
