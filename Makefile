@@ -94,7 +94,7 @@ format: .venv/dev
 	$(BIN)/ruff format .
 
 docs: .venv/dev
-	UPDATE_DOCS=1 $(BIN)/pytest -q tests/test_docs.py -k _page
+	$(BIN)/python -m tools.docs_tables
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks.oneshot $(ARGS)
