@@ -25,6 +25,7 @@ import torch
 
 from benchmarks.checkpoint import make_0_6b
 from streambed import Engine
+from streambed.machine import processor, usable_cores
 
 ROUNDS = 4
 
@@ -105,7 +106,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("build/benchmarks"), help="where that one is kept")
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"])
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=usable_cores())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     directory = options.model or make_0_6b(options.cache / "qwen3-0.6b-random")
@@ -117,7 +118,7 @@ def main() -> None:
     weights = sum(file.stat().st_size for file in engine.checkpoint.weight_files) / (1 << 30)
     info = engine.info
     print(
-        f"{platform.processor() or platform.machine()}, {_processor()}, {options.threads} threads, torch {torch.__version__}"
+        f"{platform.processor() or platform.machine()}, {processor()}, {options.threads} threads, torch {torch.__version__}"
     )
     if info.device.startswith("cuda"):
         print(torch.cuda.get_device_name(info.device), end=", ")
@@ -168,13 +169,6 @@ def main() -> None:
     for context in (500, 2000, 5500):
         append(context)
     engine.close()
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return "unknown processor"
 
 
 if __name__ == "__main__":

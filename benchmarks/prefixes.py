@@ -9,7 +9,6 @@ several runs. The last column is what 64 requests of their own would cost: each 
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import torch
 from benchmarks.checkpoint import make_0_6b
 from benchmarks.oneshot import text_of, timed
 from streambed import Engine
+from streambed.machine import usable_cores
 
 TOKENS, PROBES, ROUNDS = 2000, 64, 5
 
@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="*", default=["builtin", "0.6B"], help="checkpoints; 0.6B is a random one")
     parser.add_argument("--cache", type=Path, default=Path("build/benchmarks"), help="where that one is kept")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=usable_cores())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(

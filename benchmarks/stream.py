@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
 import re
 import statistics
 import subprocess
@@ -30,6 +29,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from benchmarks.checkpoint import make_0_6b
 from benchmarks.oneshot import Peer
+from streambed.machine import usable_cores
 
 WORDS = ["river", "stone", "light", "paper", "music", "green", "seven", "cloud", "train", "apple"]
 KEYSTROKES = 15
@@ -266,7 +266,7 @@ def main() -> None:
     parser.add_argument("--without-peer", action="store_true", help="leave sentence-transformers out")
     options = parser.parse_args()
     model = options.model or str(make_0_6b(options.cache / "qwen3-0.6b-random"))
-    threads = len(os.sched_getaffinity(0))
+    threads = usable_cores()
     with served(model) as server:
         print(f"{server.info['model']}, {server.info['dtype']}, {threads} threads\n", flush=True)
         if "keystroke" in options.parts:

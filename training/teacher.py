@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
+from streambed.machine import usable_cores
+
 SHARD = 8_192
 ROWS = 2_048  # tokens of a batch
 GPU_SCALE = 16  # times both of them
@@ -131,6 +133,6 @@ def embed_all(texts: list[str], packages: Path, folder: Path, device: str = "cpu
             _shard(job)
         return
     context = multiprocessing.get_context("spawn")
-    with context.Pool(os.cpu_count(), initializer=_start, initargs=(packages,)) as pool:
+    with context.Pool(usable_cores(), initializer=_start, initargs=(packages,)) as pool:
         for _ in track(pool.imap_unordered(_shard, jobs), total=len(jobs), description="teacher"):
             pass

@@ -34,6 +34,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
+from streambed.machine import usable_cores
 from training.dataset import Dataset, Guard, forbidden_words
 from training.student import Layer, Shape, Student
 from training.teacher import Vectors
@@ -461,7 +462,7 @@ def train(data: Dataset, packages: Path, folder: Path, tokens: int, device: str)
     if not (folder / "examples.npz").exists():
         _store(data, packages, folder)
     if device == "cpu":
-        run(Job(folder, tokens, min(os.cpu_count() or 1, 8)))
+        run(Job(folder, tokens, min(usable_cores(), 8)))
     else:
         run(Job(folder, tokens, 1, save_every=4_000, look_every=1_000, device=device, scale=GPU_SCALE))
 

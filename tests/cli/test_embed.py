@@ -20,8 +20,8 @@ from click.testing import CliRunner, Result
 from streambed import Engine
 from streambed.cli import embed as embed_module
 from streambed.cli.main import cli
-from streambed.cli.options import usable_cores
 from streambed.errors import CheckpointError, InvalidRequest
+from streambed.machine import usable_cores
 from streambed.settings import Settings
 from tests.server.conftest import Live, Servers
 

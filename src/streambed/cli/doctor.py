@@ -25,11 +25,11 @@ from streambed.cli.options import (
     named_by_flag,
     option,
     setting_option,
-    usable_cores,
     use_threads,
 )
 from streambed.cli.serve import serve
 from streambed.errors import CheckpointError, SettingsError, StreambedError, TooLarge
+from streambed.machine import usable_cores
 from streambed.model.checkpoint import Checkpoint, find_checkpoint
 from streambed.model.files import read_json
 from streambed.settings import Settings

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from streambed.errors import SettingsError
+from streambed.machine import usable_cores
 from streambed.settings import Settings, parse_size, shown_default
 
 if TYPE_CHECKING:
@@ -190,11 +190,3 @@ def use_threads(threads: int | None) -> None:
     import torch
 
     torch.set_num_threads(threads or usable_cores())
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on; a container's quota is not counted."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every platform
-        return os.cpu_count() or 1

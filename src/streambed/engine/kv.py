@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-import os
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from streambed import machine
 from streambed.engine.sequence import Sequence
 from streambed.errors import SettingsError
 from streambed.model.checkpoint import Qwen3Config
@@ -226,16 +226,6 @@ def physical_memory(device: torch.device) -> int:
     does not say."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError):
-        raise SettingsError("is needed: this system does not say how much memory it has", "kv_memory") from None
-    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            with open(file) as limit:
-                text = limit.read().strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            total = min(total, int(text))
-    return total
+    if (memory := machine.usable_memory()) is None:
+        raise SettingsError("is needed: this system does not say how much memory it has", "kv_memory")
+    return memory

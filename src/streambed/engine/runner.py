@@ -7,6 +7,7 @@ import time
 import numpy as np
 import torch
 
+from streambed import machine
 from streambed.engine.sequence import Step, Vectors
 from streambed.engine.threads import SMALL_NETWORK, Threads
 from streambed.errors import SettingsError
@@ -149,5 +150,4 @@ def choose_dtype(dtype: str, device: torch.device, builtin: bool) -> torch.dtype
 def _multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.get_device_capability(device) >= (8, 0))
-    # Processors with AMX say yes too.
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return device.type == "cpu" and machine.multiplies_bfloat16()

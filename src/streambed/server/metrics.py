@@ -29,6 +29,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 import streambed
+from streambed import machine
 from streambed.engine.engine import Engine, StepReport
 from streambed.engine.sequence import Lane
 from streambed.errors import ERROR_TABLE
@@ -217,10 +218,10 @@ def _gauge(name: str, about: str, value: float) -> GaugeMetricFamily:
 
 def _memory(engine: Engine) -> Iterator[GaugeMetricFamily]:
     host = GaugeMetricFamily("streambed_host_memory_bytes", "Memory of the machine.", labels=["kind"])
-    with contextlib.suppress(OSError), open("/proc/meminfo") as file:  # not on every platform
-        sizes = {line.split(":")[0]: int(line.split()[1]) << 10 for line in file}
-        host.add_metric(["total"], sizes["MemTotal"])
-        host.add_metric(["available"], sizes["MemAvailable"])
+    sizes = machine.meminfo()
+    for kind, name in (("total", "MemTotal"), ("available", "MemAvailable")):
+        if name in sizes:  # not on every platform
+            host.add_metric([kind], sizes[name])
     yield host
     gpu = GaugeMetricFamily("streambed_gpu_memory_bytes", "Memory of the accelerator, if one is used.", labels=["kind"])
     if engine.info.device.startswith("cuda"):
