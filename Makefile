@@ -57,6 +57,7 @@ $(TORCH_IS_IN): .venv/pip
 
 .venv/e2e: .venv/dev
 	$(INSTALL) '.[e2e]'
+	cd tests/playground && npm ci --silent --no-audit --no-fund
 	@touch $@
 
 .venv/images: .venv/dev

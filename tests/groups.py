@@ -22,7 +22,7 @@ GROUPS = {
     "core": (),
     "server": ("server",),
     "clients": ("integrations", "test_guides.py"),
-    "pages": ("e2e", "notebooks"),
+    "pages": ("e2e", "notebooks", "playground"),
     "operations": ("dashboards", "deploy/test_proxies.py", "deploy/test_service.py"),
     "training": ("training",),
     "packaging": ("packaging", "tools"),

@@ -116,7 +116,8 @@ def test_runs_what_is_asked_for(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
     monkeypatch.setattr(subprocess, "run", run)
     assert main([]) == 1
-    assert ran == [["-m", group] for group in GROUPS]
+    assert [command[:2] for command in ran] == [["-m", group] for group in GROUPS]
+    assert [command[1] for command in ran if "--numprocesses" in command] == ["core"]
     assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[-len(GROUPS) :]] == [
         [group, "failed" if group == "server" else "passed"] for group in GROUPS
     ]

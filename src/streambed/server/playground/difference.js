@@ -35,3 +35,13 @@ export function difference(before, after) {
 export function applied(text, change) {
   return text.slice(0, change.start) + change.text + text.slice(change.end);
 }
+
+/**
+ * The first characters of a text, so many at most; never cuts a surrogate pair.
+ * @param {string} text
+ * @param {number} most
+ * @returns {string}
+ */
+export function beginning(text, most) {
+  return text.slice(0, most < text.length && isHigh(text.charCodeAt(most - 1)) ? most - 1 : most);
+}

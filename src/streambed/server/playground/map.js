@@ -93,7 +93,8 @@ export class Map2D {
   }
 
   draw() {
-    this.#frame ||= requestAnimationFrame(() => {
+    if (this.#frame) return;
+    this.#frame = requestAnimationFrame(() => {
       this.#frame = 0;
       this.#paint();
     });

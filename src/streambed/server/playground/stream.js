@@ -1,5 +1,5 @@
 import { promptFor, vectorOf } from "./api.js";
-import { difference } from "./difference.js";
+import { applied, beginning, difference } from "./difference.js";
 
 const SILENCE_MS = 20_000;
 const RETRY_MS = 1000;
@@ -30,8 +30,8 @@ const LOST = new Set(["revision_conflict", "revision_gap", "offset_conflict", "o
  */
 
 /**
- * One session that follows a local text through lost sockets and restarted servers: the text at the acknowledged revision,
- * and the changes sent since, each with its revision.
+ * One session that follows a local text through lost sockets and restarted servers: the text at the acknowledged revision
+ * (null where the server's is not known: it is replaced), and the changes sent since, each with the text after it.
  */
 export class Stream {
   #connection;
@@ -43,7 +43,7 @@ export class Stream {
   #localAt = NaN;
   #base = { revision: 0, text: "" };
   #pending = [];
-  #unknown = false;
+  #lost = false;
   #held = false;
   #told = false;
   #sleeping = false;
@@ -53,7 +53,7 @@ export class Stream {
   #limits = { max_frame_bytes: 1 << 20 };
   #credit = 65_536;
   #ids = 0;
-  #createId = "";
+  #openId = "";
   #updateId = "";
   #retry = 0;
   #heard = 0;
@@ -79,12 +79,8 @@ export class Stream {
       this.#connection.start();
       return;
     }
-    if (this.#held) {
-      clearTimeout(this.#retry);
-      this.#held = false;
-      if (!this.#attached) this.#create();
-    }
-    this.#sync();
+    if (this.#held) this.#resume();
+    else this.#sync();
   }
 
   /** @param {{id: string, text: string, threshold: number}[]} watches all of them */
@@ -100,14 +96,12 @@ export class Stream {
   opened(facts) {
     this.#facts = facts;
     this.#heard = performance.now();
-    if (this.#session) {
-      this.#connection.send({ type: "session.resume", session: this.#session.id, resume_token: this.#session.token });
-    } else this.#create();
+    this.#open();
   }
 
   closed() {
     this.#attached = this.#held = false;
-    this.#createId = this.#updateId = "";
+    this.#openId = this.#updateId = "";
     this.#watched = null;
     this.#asked.clear(); // what is sent later was not waited for since its keystroke
     this.#localAt = NaN;
@@ -120,19 +114,19 @@ export class Stream {
   end() {
     if (this.#session) this.#send({ type: "session.close" });
     this.#session = null;
+    this.#lost = false;
     this.closed();
   }
 
   /** @param {object} event */
   received(event) {
     this.#heard = performance.now();
-    if (event.session && this.#session && event.session !== this.#session.id && event.type !== "session.created") return;
+    if (event.session && event.session !== this.#session?.id && event.type !== "session.created") return;
     switch (event.type) {
       case "session.created":
         this.#base = { revision: event.revision, text: "" };
         this.#pending = [];
-        this.#unknown = false;
-        this.#attach(event, this.#session ? "The server had lost the session; a new one has the whole text." : "");
+        this.#attach(event, this.#lost ? "The server had lost the session; a new one has the whole text." : "");
         break;
       case "session.resumed":
         this.#resumed(event);
@@ -141,7 +135,7 @@ export class Stream {
         this.#closedBy(event.reason);
         break;
       case "input_text.ack":
-        this.#acknowledge(event.revision);
+        this.#acknowledge(event.revision, event.offset);
         this.#listener.acknowledged(event.revision, event.offset);
         this.#sync();
         break;
@@ -165,13 +159,18 @@ export class Stream {
     return this.#connection.send({ ...event, session: this.#session.id });
   }
 
-  #create() {
-    if (this.#createId) return; // each change to a lost session says that it is lost
-    this.#createId = this.#id();
+  #open() {
+    if (this.#openId) return; // each change to a lost session says that it is lost
+    this.#openId = this.#id();
+    if (this.#session) {
+      const { id, token } = this.#session;
+      this.#connection.send({ type: "session.resume", event_id: this.#openId, session: id, resume_token: token });
+      return;
+    }
     this.#watched = this.#watches;
     this.#connection.send({
       type: "session.create",
-      event_id: this.#createId,
+      event_id: this.#openId,
       emit: { on: "append" },
       offset_unit: "utf16",
       encoding_format: "base64",
@@ -180,13 +179,21 @@ export class Stream {
     });
   }
 
+  /** The session is lost: a new one gets the whole text. */
+  #beginAgain() {
+    this.#session = null;
+    this.#lost = true;
+    this.#attached = false;
+    this.#open();
+  }
+
   #attach(event, words) {
-    this.#createId = "";
+    this.#openId = "";
     this.#session = { id: event.session, token: event.resume_token };
     this.#limits = event.limits;
     this.#credit = Math.max(event.credit, 1024);
     this.#attached = true;
-    this.#held = this.#told = false;
+    this.#held = this.#told = this.#lost = false;
     this.#connection.proved();
     this.#listener.attached(words);
     this.#listener.acknowledged(this.#base.revision, event.offset);
@@ -195,15 +202,8 @@ export class Stream {
   }
 
   #resumed(event) {
-    const known = event.revision - this.#base.revision;
-    if (known >= 0 && known <= this.#pending.length) {
-      this.#acknowledge(event.revision);
-      this.#unknown = this.#base.text.length !== event.offset;
-    } else this.#unknown = true;
-    if (this.#unknown) {
-      this.#base = { revision: event.revision, text: "" };
-      this.#pending = [];
-    }
+    if (event.revision < this.#base.revision) this.#replace(event.revision);
+    else this.#acknowledge(event.revision, event.offset);
     for (const change of this.#pending) this.#send(change.event);
     this.#attach(
       event,
@@ -212,55 +212,56 @@ export class Stream {
   }
 
   #closedBy(reason) {
-    this.#attached = false;
-    if (["expired", "closed", "taken_over"].includes(reason)) this.#create();
-    if (reason !== "idle") return; // the socket ends too, and the next one resumes
-    this.closed();
+    if (["expired", "closed", "taken_over"].includes(reason)) return this.#beginAgain();
+    this.closed(); // the socket ends too, and the next one resumes
+    if (reason !== "idle") return;
     this.#sleeping = true;
     this.#connection.stop();
     this.#listener.asleep();
   }
 
-  #acknowledge(revision) {
+  #acknowledge(revision, offset) {
     while (this.#pending.length && this.#base.revision < revision) {
       const change = this.#pending.shift();
       this.#base = { revision: change.event.base_revision + 1, text: change.after };
     }
+    const { revision: known, text } = this.#base;
+    const ours = known === revision ? text === null || text.length === offset : known > revision;
+    if (!ours) this.#replace(revision);
+  }
+
+  /** The server's text is not what was made here: the whole text takes its place. */
+  #replace(revision) {
+    this.#base = { revision, text: null };
+    this.#pending = [];
   }
 
   #sync() {
     if (!this.#attached || this.#held) return;
-    const newest = this.#pending.at(-1);
-    const sent = newest ? newest.after : this.#base.text;
-    const change = this.#unknown ? { start: 0, end: 0, text: this.#local } : difference(sent, this.#local);
+    const sent = this.#pending.length ? this.#pending.at(-1).after : this.#base.text;
+    const change = sent === null ? { start: 0, end: 0, text: this.#local } : difference(sent, this.#local);
     if (!change) return this.#flow();
+    const most = Math.floor((this.#limits.max_frame_bytes - 1024) / 6); // JSON writes a character in up to six bytes
+    const text = beginning(change.text, most);
     const inFlight = this.#pending.reduce((sum, each) => sum + each.event.text.length, 0);
-    if (this.#pending.length && inFlight + change.text.length > this.#credit) return; // the next acknowledgement comes here again
+    if (this.#pending.length && inFlight + text.length > this.#credit) return; // the next acknowledgement comes here again
     const event = {
-      ...this.#eventOf(change, sent.length),
+      ...this.#eventOf({ ...change, text }, sent),
       event_id: this.#id(),
       base_revision: this.#base.revision + this.#pending.length,
     };
-    if (change.text.length * 3 > this.#limits.max_frame_bytes - 1024 && !this.#fits(event)) {
-      this.#hold("refused", "This change is too large for one WebSocket frame. Paste it in pieces.");
-      return;
-    }
-    this.#unknown = false;
-    this.#pending.push({ event, after: this.#local });
+    this.#pending.push({ event, after: applied(sent ?? "", { ...change, text }) });
     this.#asked.set(event.base_revision + 1, this.#localAt);
-    this.#localAt = NaN;
     this.#send(event);
     this.#listen();
+    if (text !== change.text) return this.#sync(); // what the frame had no room for is a change of its own
+    this.#localAt = NaN;
   }
 
-  #eventOf({ start, end, text }, length) {
-    if (this.#unknown) return { type: "input_text.set", text };
-    if (start === length) return { type: "input_text.append", text };
+  #eventOf({ start, end, text }, sent) {
+    if (sent === null) return { type: "input_text.set", text };
+    if (start === sent.length) return { type: "input_text.append", text };
     return { type: "input_text.replace", start, end, text };
-  }
-
-  #fits(event) {
-    return new TextEncoder().encode(JSON.stringify(event)).length < this.#limits.max_frame_bytes - 128;
   }
 
   /** Browsers do not notice a dead link; silence while an answer is due counts as one. */
@@ -289,40 +290,35 @@ export class Stream {
   }
 
   #refused({ error, event_id, revision }) {
-    if (event_id === this.#createId && !this.#attached) {
-      this.#createId = "";
-      this.#hold(PASSING.has(error.code) ? "overloaded" : "refused", error.message, () => this.#create());
-      return;
-    }
-    if (event_id && event_id === this.#updateId) {
-      this.#listener.watchRefused(error.message);
-      return;
-    }
-    if (error.code === "not_found") {
-      this.#attached = false;
-      this.#create();
-      return;
-    }
+    const opening = event_id && event_id === this.#openId;
+    if (opening) this.#openId = "";
+    if (error.code === "not_found" && this.#session) return this.#beginAgain();
+    if (opening) return this.#hold(error);
+    if (event_id && event_id === this.#updateId) return this.#listener.watchRefused(error.message);
     const index = this.#pending.findIndex((change) => change.event.event_id === event_id);
     if (index < 0) return; // made to a change that was refused: it says nothing new
-    this.#pending.length = index;
     if (LOST.has(error.code)) {
-      this.#base = { revision: revision ?? this.#base.revision, text: "" };
-      this.#pending = [];
-      this.#unknown = true;
+      this.#replace(revision ?? this.#base.revision);
       this.#sync();
-    } else this.#hold(PASSING.has(error.code) ? "overloaded" : "refused", error.message, () => this.#sync());
+      return;
+    }
+    this.#pending.length = index;
+    this.#hold(error);
   }
 
-  #hold(kind, words, again) {
+  #hold(error) {
+    const kind = PASSING.has(error.code) ? "overloaded" : "refused";
     this.#held = this.#told = true;
-    this.#listener.held(kind, words);
+    this.#listener.held(kind, error.message);
     clearTimeout(this.#retry);
-    if (kind !== "overloaded") return;
-    this.#retry = setTimeout(() => {
-      this.#held = false;
-      again();
-    }, RETRY_MS);
+    if (kind === "overloaded") this.#retry = setTimeout(() => this.#resume(), RETRY_MS);
+  }
+
+  #resume() {
+    clearTimeout(this.#retry);
+    this.#held = false;
+    if (this.#attached) this.#sync();
+    else this.#open();
   }
 
   #flow() {
