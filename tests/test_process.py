@@ -112,7 +112,7 @@ from streambed import Engine, NotReady
 
 engine, parent = Engine.load(sys.argv[1], dtype="float32", max_batch_tokens=48), os.getpid()
 session = engine.open_session("a brook")
-with engine._lock, session._lock:  # as any thread might at this moment
+with engine.compute._lock, session._lock:  # as any thread might at this moment
     pid = os.fork()
 if pid == 0:
     for call in (

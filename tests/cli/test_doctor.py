@@ -22,9 +22,9 @@ from click.testing import CliRunner, Result
 from streambed import Engine
 from streambed.cli import doctor as doctor_module
 from streambed.cli.main import cli
-from streambed.engine import runner
 from streambed.engine.session import Session
 from streambed.errors import CheckpointError, SettingsError
+from streambed.model import choice
 from streambed.settings import Settings
 from tests.checkpoints import make_checkpoint
 
@@ -141,7 +141,7 @@ def test_settings_that_serve_would_use(doctor: Doctor) -> None:
 
 
 def test_bfloat16_on_a_processor_without_it(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "_multiplies_bfloat16", lambda device: False)
+    monkeypatch.setattr(choice, "multiplies_bfloat16", lambda device: False)
     found = findings(doctor("--json", "--dtype", "bfloat16", "--device", "cpu", "--kv-memory", "999999GiB"))
     status, detail = found["model", "number format"]
     assert (status, "does not multiply bfloat16" in detail) == ("warn", True)
@@ -529,7 +529,7 @@ def test_machine_without_memory(doctor: Doctor, monkeypatch: pytest.MonkeyPatch)
     def fail(*arguments: Any, **options: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
 
-    monkeypatch.setattr("streambed.engine.engine.load_network", fail)
+    monkeypatch.setattr("streambed.model.stock.device.load_network", fail)
     result = doctor()
     assert isinstance(result.exception, CheckpointError)
     assert str(result.exception).endswith("cannot be loaded: OutOfMemoryError: CUDA out of memory. Tried to allocate")

@@ -29,8 +29,8 @@ class Finder:
             stop()
 sys.meta_path.insert(0, Finder())
 """,
-    "weights": "import streambed.engine.engine as engine; engine.load_network = stop",
-    "calibrate": "import streambed.engine.runner as runner; runner.Runner.calibrate = stop",
+    "weights": "import streambed.model.stock.device as device; device.load_network = stop",
+    "calibrate": "import streambed.engine.core as core; core.StepBudget.measure = stop",
     "work": "import streambed.engine.engine as engine; engine.Engine.embed_documents = stop",
 }
 END = "sys.argv[0] = 'streambed'; main.main()"

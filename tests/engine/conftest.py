@@ -8,6 +8,21 @@ from pathlib import Path
 import pytest
 
 from streambed import Engine
+from streambed.engine.core import Core
+from streambed.model.cpu.device import CPU
+
+
+def core_of(engine: Engine) -> Core:
+    """What computes in this process."""
+    assert isinstance(engine.compute, Core)
+    return engine.compute
+
+
+def device_of(engine: Engine) -> CPU:
+    """What it computes on."""
+    device = core_of(engine)._device
+    assert isinstance(device, CPU)
+    return device
 
 
 @pytest.fixture(scope="module")

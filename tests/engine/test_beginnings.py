@@ -121,7 +121,7 @@ def test_bad_arguments(small_engine: Engine) -> None:
 def test_many_places_are_not_many_texts_of_waiting_work(open_engine: Callable[..., Engine]) -> None:
     """A place inside a word is a task of its own, and counts for what it adds."""
     engine = open_engine()
-    beginnings = engine.beginnings("extraordinarily misunderstood " * 20, list(range(5, 500, 3)))
+    beginnings = engine.documents.beginnings("extraordinarily misunderstood " * 20, list(range(5, 500, 3)))
     works = sum(len(one.ids) - one.behind + len(one.probes) for one in beginnings.passes)
     assert works <= len(beginnings.ids) + 8 * len(beginnings.cuts)
 

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-import streambed.engine.engine as engine_module
 from streambed import (
     CheckpointError,
     DeadlineExceeded,
@@ -26,8 +25,10 @@ from streambed import (
     SettingsError,
     TooLarge,
 )
-from streambed.engine.kv import Slab
-from streambed.engine.sequence import Lane, Step
+from streambed.engine import core as core_module
+from streambed.engine.sequence import Lane, Sequence, Task
+from streambed.model.device import Batch
+from streambed.model.stock.slab import Slab
 from tests.checkpoints import VOCABULARY, make_checkpoint
 
 
@@ -35,13 +36,13 @@ class Gate:
     """Holds an engine's steps back until it is opened."""
 
     def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.run, self.entered, self.opened = engine._runner.run, threading.Event(), threading.Event()
-        monkeypatch.setattr(engine._runner, "run", self)
+        self.run, self.entered, self.opened = engine.compute._device.run, threading.Event(), threading.Event()
+        monkeypatch.setattr(engine.compute._device, "run", self)
 
-    def __call__(self, step: Step) -> np.ndarray:
+    def __call__(self, batch: Batch) -> np.ndarray:
         self.entered.set()
         assert self.opened.wait(60)
-        return self.run(step)
+        return self.run(batch)
 
 
 def ids(engine: Engine, text: str) -> list[int]:
@@ -206,7 +207,7 @@ def test_what_never_fits_is_not_tokenised(tiny_engine: Engine, monkeypatch: pyte
 
     monkeypatch.setattr(tiny_engine.tokenizer, "encode", count)
     monkeypatch.setattr(tiny_engine.tokenizer, "encode_batch", count_batch)
-    limit = tiny_engine.max_characters
+    limit = tiny_engine.documents.max_characters
     with pytest.raises(TooLarge, match=rf"text 1 has 3,000,000 characters .* {limit:,} never fit .* 512 tokens"):
         tiny_engine.embed(["good", "x" * 3_000_000])
     assert encoded == 0
@@ -218,6 +219,23 @@ def test_what_never_fits_is_not_tokenised(tiny_engine: Engine, monkeypatch: pyte
     cut = tiny_engine.embed([" the" * 1_000_000], long_input="truncate")
     assert encoded <= limit
     assert cut @ tiny_engine.embed([" the" * 511])[0] >= 0.99999
+
+
+def test_interior_probes_equal_separate_texts(tiny_engine: Engine) -> None:
+    """In one step, in several (steps hold 48 rows), on a warm sequence, and at places before what is cached."""
+    whole = tiny_engine.tokenizer.encode("The quick brown fox jumps over the lazy dog. " * 9)
+    expected = {}
+    for end in range(0, len(whole) + 1, 7):
+        expected[end] = tiny_engine.submit_batch([whole[:end], [1]])[0].result(60).vectors[0]
+    sequence = Sequence("")
+    tiny_engine.compute.opened()
+    for probes in (tuple(expected)[:3], tuple(expected), tuple(expected)[2:5]):
+        task = Task(sequence, whole, probes, Lane.STREAM, time.monotonic())
+        tiny_engine.compute.post([task])
+        got = task.future.result(60).vectors
+        for probe, vector in zip(probes, got, strict=True):
+            assert vector @ expected[probe] / np.linalg.norm(vector) / np.linalg.norm(expected[probe]) >= 0.99999
+    tiny_engine.compute.forget(sequence)
 
 
 def test_ten_texts_that_fit_take_one_step(open_engine: Callable[..., Engine]) -> None:
@@ -286,7 +304,7 @@ def test_work_from_many_threads(open_engine: Callable[..., Engine]) -> None:
 def test_the_full_refuse(open_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
     engine = open_engine()
     gate = Gate(engine, monkeypatch)
-    monkeypatch.setattr(engine_module, "MAX_QUEUED_TOKENS", 100)
+    monkeypatch.setattr(core_module, "MAX_QUEUED_TOKENS", 100)
     large = engine.submit_batch([[1] * 400])  # an idle engine takes any
     with pytest.raises(Overloaded, match="401 tokens are waiting"):
         engine.submit_batch([[1] * 10])
@@ -298,7 +316,7 @@ def test_the_full_refuse(open_engine: Callable[..., Engine], monkeypatch: pytest
 def test_all_of_a_batch_or_none(open_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
     engine = open_engine()
     gate = Gate(engine, monkeypatch)
-    monkeypatch.setattr(engine_module, "MAX_QUEUED_TOKENS", 100)
+    monkeypatch.setattr(core_module, "MAX_QUEUED_TOKENS", 100)
     engine.submit_batch([[1] * 60])
     with pytest.raises(Overloaded):
         engine.submit_batch([[2] * 30, [3] * 30])
@@ -342,7 +360,7 @@ def test_lanes_by_size(open_engine: Callable[..., Engine], monkeypatch: pytest.M
         engine.submit_batch([[1] * 9] * 3),
         engine.submit_batch([[1] * 9] * 9),
     )
-    lanes = {task.future: task.lane for task in engine._outstanding}
+    lanes = {task.future: task.lane for task in engine.compute._outstanding}
     assert [lanes[futures[0]] for futures in (one, few, many)] == [Lane.QUERY, Lane.QUERY, Lane.BULK]
     gate.opened.set()
 
@@ -351,16 +369,16 @@ def test_a_failed_step_is_told_and_survived(
     open_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = open_engine()
-    run, failures = engine._runner.run, 2
+    run, failures = engine.compute._device.run, 2
 
-    def flaky(step: Step) -> np.ndarray:
+    def flaky(batch: Batch) -> np.ndarray:
         nonlocal failures
         failures -= 1
         if failures >= 0:
             raise RuntimeError("out of memory")
-        return run(step)
+        return run(batch)
 
-    monkeypatch.setattr(engine._runner, "run", flaky)
+    monkeypatch.setattr(engine.compute._device, "run", flaky)
     for _ in range(2):
         with pytest.raises(Internal, match="failed") as error:
             engine.embed(["x"])
@@ -401,7 +419,7 @@ def test_a_dead_engine_tells_everybody(
     engine = open_engine()
     gate = Gate(engine, monkeypatch)
 
-    def broken(step: Step) -> np.ndarray:
+    def broken(batch: Batch) -> np.ndarray:
         raise error
 
     gate.run = broken
@@ -409,13 +427,13 @@ def test_a_dead_engine_tells_everybody(
     futures: list[Future] = [*engine.submit_batch([[n] * 9 for n in range(5)], lane=Lane.BULK)]
     if isinstance(error, RuntimeError):
         # Each failed step ends its own tasks; the third in a row ends the engine.
-        monkeypatch.setattr(engine._scheduler, "abandon", lambda step, error: None)
+        monkeypatch.setattr(engine.compute._scheduler, "abandon", lambda step, error: None)
     futures += [session.probe().future for _ in range(2)]
     gate.opened.set()
     for future in futures:
         with pytest.raises(Internal, match="the engine has died"):
             future.result(60)
-    engine._thread.join(60)
+    engine.compute._thread.join(60)
     assert not engine.ready
     with pytest.raises(NotReady, match="died"):
         engine.embed(["x"])
@@ -426,14 +444,14 @@ def test_a_dead_engine_tells_everybody(
 
 def test_a_value_that_is_not_finite(open_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
     engine = open_engine()
-    run = engine._runner.run
+    run = engine.compute._device.run
 
-    def poisoned(step: Step) -> np.ndarray:
-        vectors = run(step).copy()
-        vectors[[run.task.ids[0] == 666 for run in step.runs]] = np.inf
+    def poisoned(batch: Batch) -> np.ndarray:
+        vectors = run(batch).copy()
+        vectors[[part.ids[0] == 666 for part in batch.parts]] = np.inf
         return vectors
 
-    monkeypatch.setattr(engine._runner, "run", poisoned)
+    monkeypatch.setattr(engine.compute._device, "run", poisoned)
     good, bad = engine.submit_batch([[1, 2, 3], [666, 2, 3]])
     assert np.isfinite(good.result(60).vectors).all()
     with pytest.raises(Internal, match="not finite"):
@@ -466,7 +484,7 @@ def test_closing_tells_who_evicts(open_engine: Callable[..., Engine], monkeypatc
     assert gate.entered.wait(60)
     with ThreadPoolExecutor(2) as pool:
         calls = [pool.submit(engine.evict), pool.submit(engine.check_integrity)]
-        while len(engine._inbox) < 2:
+        while len(engine.compute._inbox) < 2:
             time.sleep(0.001)
         engine.close(timeout=0.01)
         gate.opened.set()
@@ -491,8 +509,8 @@ def test_no_progress_is_seen(open_engine: Callable[..., Engine], monkeypatch: py
 def test_idle_engines_check_themselves(open_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
     engine = open_engine()
     checked = threading.Event()
-    monkeypatch.setattr(engine._scheduler, "check_integrity", checked.set)
-    engine._checked -= 10
+    monkeypatch.setattr(engine.compute._scheduler, "check_integrity", checked.set)
+    engine.compute._checked -= 10
     engine.embed(["x"])
     with engine.open_session("y"):
         pass

@@ -5,72 +5,53 @@ from __future__ import annotations
 import pytest
 import torch
 
-from streambed import machine
-from streambed.engine import kv as kv_module
-from streambed.engine.kv import KVMemory, Slab, physical_memory
+from streambed.engine import core
+from streambed.engine.core import choose_memory
+from streambed.engine.kv import KVMemory
 from streambed.engine.sequence import Sequence
 from streambed.errors import SettingsError
 from streambed.model.checkpoint import Qwen3Config
+from streambed.model.cpu.device import CPU
+from streambed.model.stock.device import Stock
+from streambed.model.stock.slab import Slab
 
 CONFIG = Qwen3Config(100, 64, 96, 2, 4, 2, 16, 512, 1e-6, 1e6, False)
-CPU = torch.device("cpu")
 SLOT = 2 * 2 * 2 * 16 * 4  # layers, keys and values, heads, dimensions, bytes
 PAGE = 4096 // (16 * 4)  # slots that share a page
 
 
 def memory(slots: int, window: int = 512) -> tuple[KVMemory, list[Sequence]]:
     evicted: list[Sequence] = []
-    return KVMemory(CONFIG, window, torch.float32, CPU, slots * SLOT, evicted.append), evicted
+    device = CPU(CONFIG, torch.device("cpu"), torch.float32)
+    return KVMemory(device, window, slots * SLOT, evicted.append), evicted
 
 
 def filled(kv: KVMemory, slots: int) -> Sequence:
     """A sequence with `slots` slots of KV, idle."""
     sequence = Sequence("")
     assert kv.reserve(sequence, slots)
-    assert sequence.slab is not None
-    sequence.slab.grow(slots)
-    sequence.slab.back()
+    assert isinstance(sequence.kv, Slab)
+    sequence.kv.grow(slots)
+    sequence.kv.back()
     sequence.ids = list(range(slots))
     kv.rest(sequence)
     kv.check_integrity()
     return sequence
 
 
-def test_pages_come_when_written() -> None:
-    def resident() -> int:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * 4096
-
-    config = Qwen3Config(100, 64, 96, 28, 16, 8, 128, 32768, 1e-6, 1e6, False)
-    slab = Slab(config, 32768, torch.bfloat16, CPU)
-    assert slab.kv.nbytes == 0
-    slab.grow(16)
-    slab.back()
-    before = resident()
-    assert slab.kv.nbytes > 3 << 30
-    slab.kv[:, :, :, :16] = 1
-    assert resident() - before < 8 << 20
-    copy = Slab(config, 32768, torch.bfloat16, CPU)
-    copy.grow(16)
-    copy.back()
-    copy.copy(slab, 4, 16)
-    assert copy.kv[27, 1, 7, 4:16].eq(1).all()
-    assert copy.kv[27, 1, 7, :4].eq(0).all()
-
-
 def test_elsewhere_a_slab_holds_what_the_budget_counts() -> None:
     """The way of CUDA, shown on another device without memory of its own."""
     meta = torch.device("meta")
-    kv = KVMemory(CONFIG, 500, torch.float32, meta, 4096 * SLOT)
+    kv = KVMemory(Stock(CONFIG, meta, torch.float32), 500, 4096 * SLOT)
     sequence = Sequence("")
     sizes = []
     for slots in (1, 64, 65, 100, 129, 400, 500):
         assert kv.reserve(sequence, slots)
-        assert sequence.slab is not None
-        sequence.slab.grow(slots)
-        sequence.slab.back()
-        sizes.append(sequence.slab.kv.shape[3])
-        assert sequence.slab.kv.nbytes <= kv.used
+        assert isinstance(sequence.kv, Slab)
+        sequence.kv.grow(slots)
+        sequence.kv.back()
+        sizes.append(sequence.kv.kv.shape[3])
+        assert sequence.kv.kv.nbytes <= kv.used
         kv.check_integrity()
     assert sizes == [64, 64, 128, 128, 192, 448, 512]
     small = Slab(CONFIG, 70, torch.float32, meta)
@@ -86,9 +67,9 @@ def test_the_longest_unused_is_evicted_to_text() -> None:
     new = Sequence("")
     assert kv.reserve(new, 2 * PAGE)
     assert evicted == [second]
-    assert (second.slab, second.ids) == (None, [])
-    assert first.slab is not None
-    assert third.slab is not None
+    assert (second.kv, second.ids) == (None, [])
+    assert first.kv is not None
+    assert third.kv is not None
     assert kv.used == kv.budget
     kv.check_integrity()
 
@@ -99,7 +80,7 @@ def test_the_busy_are_never_evicted() -> None:
     assert kv.reserve(busy, 3 * PAGE)
     other = Sequence("")
     assert not kv.reserve(other, 2 * PAGE)
-    assert (evicted, other.slab) == ([], None)
+    assert (evicted, other.kv) == ([], None)
     kv.check_integrity()
     kv.rest(busy)  # nothing was written, so all of it is free again
     assert kv.reserve(other, 2 * PAGE)
@@ -120,9 +101,9 @@ def test_a_refused_sequence_keeps_what_it_has() -> None:
 def test_adopting_moves_the_slab() -> None:
     kv, _ = memory(8 * PAGE)
     giver, taker = filled(kv, 2 * PAGE), Sequence("")
-    slab, used = giver.slab, kv.used
+    memory_, used = giver.kv, kv.used
     kv.move(giver, taker, PAGE + 3)
-    assert (taker.slab, len(taker.ids), giver.slab, giver.ids) == (slab, PAGE + 3, None, [])
+    assert (taker.kv, len(taker.ids), giver.kv, giver.ids) == (memory_, PAGE + 3, None, [])
     assert kv.used == used
     assert kv.reserve(taker, 3 * PAGE)
     kv.check_integrity()
@@ -133,7 +114,7 @@ def test_dropped_slabs_are_used_again_within_the_budget() -> None:
     slabs = set()
     for _ in range(10):
         sequence = filled(kv, 10)
-        slabs.add(id(sequence.slab))
+        slabs.add(id(sequence.kv))
         kv.drop(sequence)
         kv.check_integrity()
     assert len(slabs) == 1
@@ -171,20 +152,9 @@ def test_too_little_is_refused_at_the_start() -> None:
         memory(PAGE - 1)
 
 
-def test_systems_without_private_mappings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kv_module, "_CAN_MAP", False)
-    slab = Slab(CONFIG, 500, torch.float32, CPU)
-    slab.grow(3)
-    slab.back()
-    slab.kv[:, :, :, :3] = 1
-    slab.grow(65)
-    slab.back()
-    assert slab.kv.shape[3] == 128
-    assert slab.kv[:, :, :, :3].eq(1).all()
-
-
 def test_systems_that_do_not_say_how_much_memory_they_have(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert physical_memory(CPU) > 0
-    monkeypatch.setattr(machine, "usable_memory", lambda: None)
+    assert choose_memory() > 0
+    assert choose_memory(4000) == 1000
+    monkeypatch.setattr(core, "usable_memory", lambda: None)
     with pytest.raises(SettingsError, match=r"^kv_memory is needed"):
-        physical_memory(CPU)
+        choose_memory()

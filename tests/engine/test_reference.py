@@ -171,7 +171,7 @@ def test_three_windows_are_the_mean_of_their_segments(
     text = " ".join(" ".join(draw.choice(words, draw.integers(4, 12))) + "." for _ in range(150))
     engine = open_engine(directory, dtype="float32", max_batch_tokens=64)
     prompt = engine.prompt(instruction)
-    (document,) = engine.divide([text], prompt, "merge")
+    (document,) = engine.documents.divide([text], prompt, "merge")
     assert len(engine.tokenizer.encode(text)) >= 3 * 512 > 512 >= max(len(s.ids) for s in document.segments)
     assert len(document.segments) >= 3
     own = reference(directory, 512)([prompt + text[segment.start : segment.end] for segment in document.segments])
@@ -179,7 +179,7 @@ def test_three_windows_are_the_mean_of_their_segments(
     merged = engine.embed([text], instruction=instruction, long_input="merge")
     assert cosines(merged, mean[None].astype(np.float32))[0] >= 0.99999
     cut = engine.embed([text], instruction=instruction, long_input="truncate")
-    (truncated,) = engine.divide([text], prompt, "truncate")
+    (truncated,) = engine.documents.divide([text], prompt, "truncate")
     kept = text[: truncated.segments[0].end]
     assert cosines(cut, reference(directory, 512)([prompt + kept]))[0] >= 0.9999
     with pytest.raises(TooLarge):

@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streambed.engine.kv import MAX_PROBES, KVMemory
-from streambed.engine.prefixes import Prefixes
+from streambed.engine.prefix_cache import PrefixCache
 from streambed.engine.scheduler import BATCH_FORK_TOKENS, FORK_TOKENS, Scheduler
 from streambed.engine.sequence import Lane, Sequence, Step, Task
+from streambed.engine.step_budget import StepBudget
 from streambed.errors import DeadlineExceeded, Internal, NotFound
 from streambed.model.checkpoint import Qwen3Config
+from streambed.model.cpu.device import CPU
 
 CONFIG = Qwen3Config(100, 8, 8, 1, 1, 1, 16, 40_000, 1e-6, 1e6, False)
 SLOT = 2 * 16 * 4
@@ -25,11 +27,15 @@ class Simulation:
     def __init__(
         self, max_rows: int = 100, slots: int = 100_000, context_cost: float = 0.0, patient_rows: int | None = None
     ) -> None:
-        self.prefixes = Prefixes()
-        self.kv = KVMemory(CONFIG, 40_000, torch.float32, torch.device("cpu"), slots * SLOT, self.prefixes.remove)
-        self.scheduler = Scheduler(
-            self.kv, self.prefixes, max_rows, lambda context: 1.0 + context * context_cost, patient_rows
-        )
+        self.prefixes = PrefixCache()
+        device = CPU(CONFIG, torch.device("cpu"), torch.float32)
+        self.kv = KVMemory(device, 40_000, slots * SLOT, self.prefixes.remove)
+        budget = StepBudget(max_rows)
+        if patient_rows is not None:
+            budget = StepBudget()
+            budget._set(max_rows)
+            assert budget.patient_rows == patient_rows
+        self.scheduler = Scheduler(self.kv, self.prefixes, budget, lambda context: 1.0 + context * context_cost)
         self.now = 0.0
 
     def submit(self, length: int, lane: Lane = Lane.QUERY, first: int = 0, **more: object) -> Task:
@@ -37,7 +43,7 @@ class Simulation:
         sequence = more.pop("sequence", None) or Sequence("", transient=True)
         probes = more.pop("probes", (length,))
         task = Task(sequence, ids, probes, lane, self.now, **more)  # type: ignore[arg-type]
-        self.scheduler.submit(task)
+        self.scheduler.submit([task])
         return task
 
     def step(self) -> Step:
@@ -147,7 +153,7 @@ def test_texts_nobody_will_continue_need_no_memory() -> None:
     one = Simulation()
     tasks = [one.submit(4, first=n + 10, keep=False) for n in range(20)]
     step = one.step()
-    assert all(run.slab is None for run in step.runs)
+    assert all(run.kv is None for run in step.runs)
     assert all(task.future.done() for task in tasks)
     assert one.kv.used == 0
     long = one.submit(150, keep=False)
@@ -165,7 +171,7 @@ def test_a_grown_text_is_adopted_and_a_shared_start_is_forked() -> None:
     assert (grown.future.result(0).cached_tokens, grown.future.result(0).computed_tokens) == (200, 11)
     assert len(one.prefixes) == 1, "it moved"
     branch = Task(Sequence("", transient=True), [*range(64), 77, 78], (66,), Lane.QUERY, one.now)
-    one.scheduler.submit(branch)
+    one.scheduler.submit([branch])
     step = one.step()
     assert [(copy.start, copy.stop) for copy in step.copies] == [(0, 64)]
     assert branch.future.result(0).cached_tokens == 64
@@ -182,7 +188,7 @@ def test_who_has_memory_with_nothing_in_it_takes_a_copy() -> None:
     one.submit(0, sequence=session, probes=(0,))
     one.submit(50)
     one.drain()
-    assert session.slab is not None
+    assert session.kv is not None
     assert session.ids == []
     task = one.submit(60, sequence=session)
     one.drain()
@@ -197,7 +203,7 @@ def test_short_starts_are_not_worth_a_copy(keep: bool, least: int) -> None:
         one.submit(1000)
         one.drain()
         task = Task(Sequence("", transient=True), [*range(shared), 7777], (shared + 1,), Lane.QUERY, one.now, keep=keep)
-        one.scheduler.submit(task)
+        one.scheduler.submit([task])
         one.drain()
         assert task.future.result(0).cached_tokens == (shared if shared == least else 0)
 
@@ -385,7 +391,7 @@ def test_a_failed_step_ends_its_tasks_and_no_others() -> None:
     for task in (hurt, twin):
         with pytest.raises(Internal):
             task.future.result(0)
-    assert (session.slab, session.ids) == (None, [])
+    assert (session.kv, session.ids) == (None, [])
     one.drain()
     assert spared.future.done()
     again = one.submit(300, sequence=session, first=5)
@@ -431,7 +437,7 @@ def test_closing_a_sequence() -> None:
     for task in (started, waiting, later):
         with pytest.raises(NotFound):
             task.future.result(0)
-    assert session.slab is None
+    assert session.kv is None
 
 
 @settings(max_examples=60)

@@ -50,7 +50,7 @@ operation = st.one_of(
 def reference(engine: Engine, texts: list[str], instruction: str | None = None) -> np.ndarray:
     """Of whole texts; the empty one too, which a session may be and `embed` refuses."""
     whole = [*texts, "another, so that none of them is kept"]
-    return engine.embed_documents(engine.divide(whole, engine.prompt(instruction)))[:-1]
+    return engine.embed_documents(engine.documents.divide(whole, engine.prompt(instruction)))[:-1]
 
 
 @settings(max_examples=60)
@@ -85,7 +85,7 @@ def test_any_interleaving(
             engine.evict()
         elif kind == "traffic":
             lane, words, times = arguments
-            ids = engine.fit(engine.tokenizer.encode(words * times), truncate=True)
+            ids = engine.documents.fit(engine.tokenizer.encode(words * times), truncate=True)
             if ids:
                 traffic += engine.submit_batch([ids], lane=lane)
         elif kind == "check":
@@ -249,13 +249,13 @@ def test_a_timeout_leaves_the_session_usable(
 ) -> None:
     engine = open_engine()
     session = engine.open_session("text")
-    run, released = engine._runner.run, threading.Event()
+    run, released = engine.compute._device.run, threading.Event()
 
     def slow(step):  # type: ignore[no-untyped-def]
         released.wait(30)
         return run(step)
 
-    monkeypatch.setattr(engine._runner, "run", slow)
+    monkeypatch.setattr(engine.compute._device, "run", slow)
     with pytest.raises(TimeoutError):
         session.embedding(timeout=0.01)
     snapshot = session.probe()
@@ -367,7 +367,7 @@ def test_a_segment_that_cannot_end_now_changes_nothing(small_engine: Engine, mon
         def refuse(*values: object) -> object:
             raise Overloaded("too much work waits")
 
-        monkeypatch.setattr(small_engine, "submit_segments", refuse)
+        monkeypatch.setattr(small_engine.compute, "post", refuse)
         with pytest.raises(Overloaded):
             session.append(segmented_text(1000))
         monkeypatch.undo()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import transformers
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from streambed.model.attention import Span, plan
 from streambed.model.checkpoint import find_checkpoint
+from streambed.model.cpu.device import CPU as Processor
 from streambed.model.qwen3 import Qwen3, rms_norm, rotary_table, rotate
+from streambed.model.stock.attention import Span, attend, plan
+from streambed.model.stock.device import Stock
 from streambed.model.weights import load_network
 from tests.checkpoints import BUILTIN, make_checkpoint
 
@@ -49,7 +52,7 @@ def make(directory: Path, **shape: Any) -> Path:
 
 
 def load(directory: Path, dtype: torch.dtype = torch.float32) -> Qwen3:
-    return load_network(find_checkpoint(str(directory)), dtype, CPU, WINDOW)[0]
+    return load_network(find_checkpoint(str(directory)), dtype, CPU, Processor.operators)[0]
 
 
 def random_ids(rows: int, seed: int = 0) -> list[int]:
@@ -59,11 +62,12 @@ def random_ids(rows: int, seed: int = 0) -> list[int]:
 def forward(
     network: Qwen3, ids: list[int], positions: list[int], spans: list[Span], wanted: list[int] | None = None
 ) -> Tensor:
-    config = network.config
+    config, multiply = network.config, network.dtype == torch.bfloat16
+    chosen = plan(spans, config.num_heads, config.num_kv_heads, network.dtype, CPU, fused=True, multiply=multiply)
     return network.forward(
         torch.tensor(ids),
         torch.tensor(positions),
-        plan(spans, config.num_heads, config.num_kv_heads, network.dtype, network.device),
+        functools.partial(attend, chosen),
         torch.tensor(range(len(ids)) if wanted is None else wanted, dtype=torch.int64),
     )
 
@@ -202,11 +206,13 @@ def test_rotation_is_a_complex_product(network: Qwen3) -> None:
 def test_nothing_but_the_load_is_tied_to_the_cpu(tmp_path: Path) -> None:
     """One device of its own kind without memory: a tensor that stayed elsewhere, or a value that is looked at, fails."""
     meta = torch.device("meta")
-    network = load_network(find_checkpoint(str(make(tmp_path))), torch.float32, meta, WINDOW)[0]
+    network = load_network(find_checkpoint(str(make(tmp_path))), torch.float32, meta, Stock.operators)[0]
     kv = torch.empty(
         network.config.num_layers, 2, network.config.num_kv_heads, 64, network.config.head_dim, device=meta
     )
     spans = [Span(0, 3, 0, None), Span(3, 8, 0, None), Span(8, 18, 7, kv), Span(18, 20, 17, kv, (4, 9))]
-    chosen = plan(spans, network.config.num_heads, network.config.num_kv_heads, network.dtype, meta)
-    rows = torch.arange(20, device=meta)
-    assert network.forward(rows, rows, chosen, rows[:5]).shape == (5, network.config.hidden_size)
+    config, rows = network.config, torch.arange(20, device=meta)
+    for fused in (True, False):
+        chosen = plan(spans, config.num_heads, config.num_kv_heads, network.dtype, meta, fused, not fused)
+        vectors = network.forward(rows, rows, functools.partial(attend, chosen), rows[:5])
+        assert vectors.shape == (5, config.hidden_size)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import streambed.model.linear
+import streambed.model.cpu.linear
 from streambed.errors import CheckpointError
-from streambed.model.attention import Span, plan
 from streambed.model.checkpoint import find_checkpoint
+from streambed.model.cpu.device import CPU
 from streambed.model.qwen3 import Qwen3
+from streambed.model.stock.attention import Span, attend, plan
 from streambed.model.weights import expected_shapes, load_network
 from tests.checkpoints import BUILTIN, make_checkpoint
 
@@ -30,15 +32,18 @@ def make(directory: Path, **options: object) -> Path:
 
 
 def load(directory: Path, dtype: torch.dtype = torch.float32) -> tuple[Qwen3, str]:
-    return load_network(find_checkpoint(str(directory)), dtype, torch.device("cpu"), positions=16)
+    return load_network(find_checkpoint(str(directory)), dtype, torch.device("cpu"), CPU.operators)
 
 
 def hidden(network: Qwen3) -> Tensor:
     config, rows = network.config, len(IDS)
+    heads = config.num_heads, config.num_kv_heads
+    spans, device = [Span(0, rows, 0, None)], torch.device("cpu")
+    chosen = plan(spans, *heads, network.dtype, device, fused=True, multiply=network.dtype == torch.bfloat16)
     return network.forward(
         torch.tensor(IDS),
         torch.arange(rows),
-        plan([Span(0, rows, 0, None)], config.num_heads, config.num_kv_heads, network.dtype, network.device),
+        functools.partial(attend, chosen),
         torch.arange(rows),
     )
 
@@ -157,7 +162,7 @@ def test_loaded_network_has_the_files_values(tmp_path: Path, monkeypatch: pytest
         order = [base + half for base in range(8) for half in (0, 8)]
         return torch.cat([head[order] for head in rows.split(16)])
 
-    monkeypatch.setattr(streambed.model.linear, "_can_pack", lambda weight: False)
+    monkeypatch.setattr(streambed.model.cpu.linear, "_can_pack", lambda dtype: False)
     directory = make(tmp_path / "biased", attention_bias=True)
     tensors = load_file(directory / "model.safetensors")
     network, _ = load(directory)
@@ -400,7 +405,7 @@ def test_network_keeps_no_view_of_the_file(
 ) -> None:
     """Stored as it is served, so that nothing but a copy on purpose parts the two."""
     if not packs:
-        monkeypatch.setattr(streambed.model.linear, "_can_pack", lambda weight: False)
+        monkeypatch.setattr(streambed.model.cpu.linear, "_can_pack", lambda dtype: False)
     directory = make(tmp_path / "case", dtype=dtype, attention_bias=True)
     file = directory / "model.safetensors"
     network, _ = load(directory, dtype)

@@ -140,7 +140,7 @@ def test_a_hundred_clients_that_leave_at_any_point(slow: Live) -> None:
 
     def is_empty() -> bool:
         slow.engine.evict()
-        return not slow.engine._kv._paid
+        return not slow.engine.compute._kv._paid
 
     until(
         is_empty

@@ -208,7 +208,7 @@ def test_an_engine_that_fails_is_theirs(serve: Serve, open_engine: Any, monkeypa
     def fail(step: object) -> Any:
         raise RuntimeError("a kernel failed")
 
-    monkeypatch.setattr(live.engine._runner, "run", fail)
+    monkeypatch.setattr(live.engine.compute._device, "run", fail)
     reply = tei(live, "a")
     assert (reply.status_code, reply.json()["error_type"]) == (424, "Backend")
     live.errors.clear()
@@ -217,7 +217,7 @@ def test_an_engine_that_fails_is_theirs(serve: Serve, open_engine: Any, monkeypa
 def test_too_busy_is_theirs(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     live = serve()
     monkeypatch.setattr("streambed.engine.engine.MAX_QUEUED_TOKENS", 10)
-    monkeypatch.setattr(live.engine, "_queued_tokens", 10)
+    monkeypatch.setattr(live.engine.compute, "_queued_tokens", 10)
     reply = tei(live, "a")
     assert (reply.status_code, reply.json()["error_type"]) == (429, "Overloaded")
     assert ollama(live, "a").status_code == 429

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import streambed
-from streambed.engine.engine import MAX_FAILURES, EngineStats
+from streambed.engine.core import MAX_FAILURES
+from streambed.engine.stats import EngineStats
 from streambed.server import health
 from streambed.settings import Settings
 from streambed.wire import EmbeddingsRequest, TokenizeRequest
@@ -49,7 +50,7 @@ def test_engine_that_died(serve: Serve, open_engine: Any, monkeypatch: pytest.Mo
     def fail(step: object) -> Any:
         raise RuntimeError("out of memory in /some/path")
 
-    monkeypatch.setattr(live.engine._runner, "run", fail)
+    monkeypatch.setattr(live.engine.compute._device, "run", fail)
     for _ in range(MAX_FAILURES):
         response = live.post("a")
         assert response.status_code == 500
@@ -63,14 +64,14 @@ def test_engine_that_died(serve: Serve, open_engine: Any, monkeypatch: pytest.Mo
 
 def test_one_failed_step_is_forgiven(serve: Serve, open_engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     live = serve(engine=open_engine(max_batch_tokens=48))
-    run, failures = live.engine._runner.run, iter([True, True, False, True, True, False])
+    run, failures = live.engine.compute._device.run, iter([True, True, False, True, True, False])
 
     def sometimes(step: Any) -> Any:
         if next(failures, False):
             raise RuntimeError("a kernel failed")
         return run(step)
 
-    monkeypatch.setattr(live.engine._runner, "run", sometimes)
+    monkeypatch.setattr(live.engine.compute._device, "run", sometimes)
     assert [live.post("a").status_code for _ in range(7)] == [500, 500, 200, 500, 500, 200, 200]
     assert live.client.get("/readyz").status_code == 200
     live.errors.clear()
@@ -79,13 +80,13 @@ def test_one_failed_step_is_forgiven(serve: Serve, open_engine: Any, monkeypatch
 def test_engine_that_hangs(serve: Serve, open_engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "WATCHDOG_SECONDS", 0.05)
     live = serve(engine=open_engine(max_batch_tokens=48))
-    run, go_on = live.engine._runner.run, threading.Event()
+    run, go_on = live.engine.compute._device.run, threading.Event()
 
     def hang(step: Any) -> Any:
         assert go_on.wait(20)
         return run(step)
 
-    monkeypatch.setattr(live.engine._runner, "run", hang)
+    monkeypatch.setattr(live.engine.compute._device, "run", hang)
     codes: list[int] = []
     waiter = threading.Thread(target=lambda: codes.append(live.post("a").status_code))
     waiter.start()

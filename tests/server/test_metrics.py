@@ -166,7 +166,7 @@ def test_memory_that_runs_out_is_told_apart(engine: Engine, serve: Serve, monkey
     def fail(step: Any) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    monkeypatch.setattr(engine._runner, "run", fail)
+    monkeypatch.setattr(engine.compute._device, "run", fail)
     assert live.post("a text that is in no cache").status_code == 500
     labels = {"route": "/v1/embeddings", "lane": "query", "outcome": "out_of_memory"}
     assert rise(live, before, "streambed_requests_total", **labels) == 1
@@ -247,7 +247,7 @@ def test_work_that_waits(engine: Engine, serve: Serve) -> None:
         entered.set()
         free.wait(20)
 
-    holder = threading.Thread(target=lambda: engine._call(hold))
+    holder = threading.Thread(target=lambda: engine.compute._call(hold))
     holder.start()
     entered.wait(20)
     asker = threading.Thread(target=lambda: live.post("a text that waits"))

@@ -101,7 +101,7 @@ def test_the_text_of_a_session_has_a_limit_still(serve: Serve) -> None:
     with open_peer(live) as peer:
         created = peer.create(overflow="segment")
         assert created["limits"]["max_characters"] == 30_000
-        assert peer.create()["limits"]["max_characters"] == live.engine.max_characters
+        assert peer.create()["limits"]["max_characters"] == live.engine.documents.max_characters
         text = long_text(700)
         assert len(text) > 30_000
         session = created["session"]

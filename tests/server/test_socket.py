@@ -142,7 +142,7 @@ def idle(engine: Engine) -> Iterator[None]:
         there.set()
         go.wait(60)
 
-    thread = threading.Thread(target=engine._call, args=(wait,))
+    thread = threading.Thread(target=engine.compute._call, args=(wait,))
     thread.start()
     try:
         assert there.wait(SECONDS)

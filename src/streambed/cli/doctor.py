@@ -36,7 +36,7 @@ from streambed.settings import Settings
 
 if TYPE_CHECKING:
     from streambed.engine.engine import Engine
-    from streambed.engine.sequence import Vectors
+    from streambed.model.device import Vectors
 
 Status = Literal["ok", "note", "warn", "FAIL"]
 Answer = tuple[Status, str]
@@ -265,12 +265,10 @@ def _cpu_limit() -> float | None:
 
 
 def _memory() -> Finding:
-    import torch
-
-    from streambed.engine.kv import physical_memory
+    from streambed.engine.core import choose_memory
 
     meminfo = _meminfo()
-    limit = physical_memory(torch.device("cpu"))
+    limit = 4 * choose_memory()
     total, free = meminfo.get("MemTotal", limit), _free_memory("cpu")
     detail = f"{_gib(total)}, {_gib(free)} free" if free is not None else _gib(total)
     if limit < total:
@@ -490,11 +488,11 @@ def _facts(engine: Engine) -> Iterator[Finding]:
 def _number_format(engine: Engine) -> Finding:
     import torch
 
-    from streambed.engine.runner import _multiplies_bfloat16
+    from streambed.model.choice import multiplies_bfloat16
 
     info = engine.info
     detail = f"{info.dtype} on {info.device}, {info.threads} {'thread' if info.threads == 1 else 'threads'}"
-    if info.dtype == "bfloat16" and not _multiplies_bfloat16(torch.device(info.device)):
+    if info.dtype == "bfloat16" and not multiplies_bfloat16(torch.device(info.device)):
         detail = f"{detail}; this processor does not multiply bfloat16 natively: --dtype float32 is faster and exact"
         return Finding("model", "number format", "warn", detail)
     return Finding("model", "number format", "ok", detail)

@@ -193,7 +193,7 @@ def _loaded(given: dict[str, Any], asked: dict[str, Any]) -> Iterator[Embed]:
 
         def embed_texts(texts: list[str]) -> tuple[NDArray[np.float32], int]:
             prompt = engine.prompt(asked["instruction"], asked["prompt_name"], asked["input_type"])
-            documents = engine.divide(texts, prompt, asked["long_input"])
+            documents = engine.documents.divide(texts, prompt, asked["long_input"])
             long = sum(len(document.segments) > 1 or document.truncated for document in documents)
             places = [place for place, text in enumerate(texts) if text]
             vectors = engine.embed_documents([documents[place] for place in places], asked["dimensions"])

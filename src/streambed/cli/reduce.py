@@ -16,7 +16,7 @@ from streambed.cli.texts import batches, read, refuse_empty
 from streambed.errors import RequestError, SettingsError
 
 if TYPE_CHECKING:
-    from streambed.engine.engine import EngineInfo
+    from streambed.engine.info import EngineInfo
     from streambed.vectors.reducers import Method, Metric, Reducer, Vectors
 
 HELD_OUT = 5

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streambed.engine.sequence import Embedding, Vectors
+from streambed.engine.sequence import Embedding
+from streambed.model.device import Vectors
 from streambed.text.cuts import Cut
 
 

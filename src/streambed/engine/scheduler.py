@@ -9,14 +9,16 @@ Long texts go through in chunks.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from streambed.engine.kv import MAX_PROBES, KVMemory
-from streambed.engine.prefixes import Prefixes
-from streambed.engine.sequence import Copy, Embedding, Lane, Run, Sequence, Step, Task, Vectors, common_prefix
+from streambed.engine.prefix_cache import PrefixCache
+from streambed.engine.sequence import Embedding, Lane, Run, Sequence, Step, Task, common_prefix
+from streambed.engine.step_budget import StepBudget
 from streambed.errors import DeadlineExceeded, Internal, NotFound
+from streambed.model.device import Copy, Vectors
 
 WEIGHTS = {Lane.STREAM: 8, Lane.QUERY: 4, Lane.BULK: 1}
 URGENT_SECONDS = 1.0
@@ -27,7 +29,7 @@ EAGER_ROWS = 32
 """Eager rows run at once from here on; fewer wait a moment: an explicit probe often follows, and would wait for them."""
 FORK_TOKENS = 4
 BATCH_FORK_TOKENS = 64
-"""Shorter prefixes are computed again rather than copied: texts of a batch need no slab otherwise, and pack well."""
+"""Shorter prefixes are computed again rather than copied: texts of a batch need no memory otherwise, and pack well."""
 COPY_TOKENS_PER_ROW = 32
 """Copying this many tokens of KV takes about as long as computing one row (measured on a CPU)."""
 
@@ -38,24 +40,25 @@ class Scheduler:
     def __init__(
         self,
         kv: KVMemory,
-        prefixes: Prefixes,
-        max_rows: int,
+        prefixes: PrefixCache,
+        budget: StepBudget,
         row_cost: Callable[[int], float],
-        patient_rows: int | None = None,
     ) -> None:
-        """max_rows: a step's budget, in rows without context; patient_rows: the same where no keystroke can be waiting.
-        row_cost: what a row costs after that many tokens."""
+        """row_cost: what a row costs after that many tokens, in rows without context."""
         self.kv, self.prefixes = kv, prefixes
-        self.max_rows = max_rows
-        self._patient_rows = patient_rows or max_rows
+        self.budget = budget
         self.cached_tokens = 0
         self.rebuilds = 0
         self._urgent = float("-inf")
         self._row_cost = row_cost
         self._lanes: dict[Lane, list[Task]] = {lane: [] for lane in Lane}
 
-    def submit(self, task: Task) -> None:
-        """Queues a task behind those of its sequence. An eager one that nobody waits for gives way to it."""
+    def submit(self, tasks: Iterable[Task]) -> None:
+        """Queues each task behind those of its sequence. An eager one that nobody waits for gives way to it."""
+        for task in tasks:
+            self._submit(task)
+
+    def _submit(self, task: Task) -> None:
         assert len(task.ids) < self.kv.max_slots, "admission checks the length"
         sequence = task.sequence
         if sequence.closed:
@@ -112,7 +115,7 @@ class Scheduler:
         if self._lanes[Lane.STREAM] or self._lanes[Lane.QUERY]:
             self._urgent = now
         large = patient and not (self._lanes[Lane.BULK] and now < self._urgent + URGENT_SECONDS)
-        for lane, budget in self._budgets(self._patient_rows if large else self.max_rows).items():
+        for lane, budget in self._budgets(self.budget.patient_rows if large else self.budget.rows).items():
             self._fill(step, lane, budget, now)
         return step
 
@@ -151,14 +154,16 @@ class Scheduler:
                 blocked = blocked or not self._start(task, budget, now)
                 if blocked:
                     continue
-            budget -= self._take(step, task, budget)
+            cost = self._take(step, task, budget)
+            budget -= cost
+            step.cost += cost
 
     def _start(self, task: Task, budget: float, now: float) -> bool:
         """Finds what is cached of the task's text and reserves its memory."""
         sequence, kv = task.sequence, self.kv
         giver, shared = (None, 0) if sequence.ids else self._find_prefix(task)
-        # One whose task left before its first row has a slab though nothing stands in it; it can take a copy.
-        if giver is not None and sequence.slab is None and giver in self.prefixes and 2 * shared >= len(giver.ids):
+        # One whose task left before its first row has memory though nothing stands in it; it can take a copy.
+        if giver is not None and sequence.kv is None and giver in self.prefixes and 2 * shared >= len(giver.ids):
             self.prefixes.remove(giver)  # most of it is this text: adopt
             kv.move(giver, sequence, shared)
             sequence.source = None
@@ -169,7 +174,7 @@ class Scheduler:
             sequence.source = None
         same = common_prefix(sequence.ids, task.ids)
         cost = (len(task.ids) - same + len(task.probes)) * self._row_cost(0)
-        if task.keep or sequence.slab or sequence.source or cost > budget or len(task.probes) > 1:
+        if task.keep or sequence.kv or sequence.source or cost > budget or len(task.probes) > 1:
             slots = min(len(task.ids) + min(max(len(task.probes), 1), MAX_PROBES), kv.max_slots)
             if not kv.reserve(sequence, slots):
                 return False
@@ -193,14 +198,14 @@ class Scheduler:
     def _take(self, step: Step, task: Task, budget: float) -> float:
         """Adds as much of a task as `budget` allows, at least one row. Returns the cost."""
         sequence, spent = task.sequence, 0.0
-        slab = sequence.slab
-        if sequence.source is not None and slab is not None:
+        kv = sequence.kv
+        if sequence.source is not None and kv is not None:
             start, source = len(sequence.ids), sequence.source
             same = common_prefix(source.ids, task.ids)  # the source may have changed or been evicted meanwhile
             stop = min(same, start + max(int(budget * COPY_TOKENS_PER_ROW), 1))
-            if stop > start and source.slab is not None:
-                slab.grow(stop)
-                step.copies.append(Copy(source.slab, slab, start, stop))
+            if stop > start and source.kv is not None:
+                kv.grow(stop)
+                step.copies.append(Copy(source.kv, kv, start, stop))
                 sequence.ids += task.ids[start:stop]
                 task.cached += stop - start
                 spent += (stop - start) / COPY_TOKENS_PER_ROW
@@ -209,20 +214,20 @@ class Scheduler:
             sequence.source = None
         start = len(sequence.ids)
         affordable = int(max(budget - spent, 1.0) / self._row_cost(start))
-        if slab is None:
+        if kv is None:
             affordable = len(task.ids)  # decided at the start: the whole text at once
         stop = min(len(task.ids), start + max(affordable, 1))
-        room = task.slots - stop if slab is not None else 1
+        room = task.slots - stop if kv is not None else 1
         probes = tuple(probe for probe in task.probes[task.done :] if probe <= stop)[: min(room, MAX_PROBES)]
-        if slab is not None:
-            slab.grow(stop + len(probes))
-        step.runs.append(Run(task, start, stop, probes, slab))
+        if kv is not None:
+            kv.grow(stop + len(probes))
+        step.runs.append(Run(task, start, stop, probes, kv))
         return spent + (stop - start) * self._row_cost((start + stop) // 2) + len(probes) * self._row_cost(stop)
 
     def finish(self, step: Step, vectors: Vectors, now: float) -> None:
         """Records what a step computed and ends the tasks that are complete. vectors: [probes of the step, hidden]."""
         at = 0
-        for task, start, stop, probes, slab in step.runs:
+        for task, start, stop, probes, kv in step.runs:
             task.results.extend(vectors[at : at + len(probes)])
             at += len(probes)
             task.rows += stop - start
@@ -230,13 +235,13 @@ class Scheduler:
             if task.finished:
                 self._complete(task, now)
             else:
-                assert slab is not None or not task.probes, "a text without memory runs in one step"
+                assert kv is not None or not task.probes, "a text without memory runs in one step"
 
     def abandon(self, step: Step, error: Internal) -> None:
         """Ends all tasks of a step that failed. Their KV may be half written, so it goes."""
         running, targets = {run.task for run in step.runs}, {id(copy.target) for copy in step.copies}
         for task in [head for lane in self._lanes.values() for head in lane]:
-            if task in running or id(task.sequence.slab) in targets:
+            if task in running or id(task.sequence.kv) in targets:
                 self.kv.drop(task.sequence)
                 self._remove(task)
                 task.fail(error)
@@ -277,7 +282,7 @@ class Scheduler:
             self.kv.rest(sequence)
         if sequence.tasks:
             self._enter(sequence.tasks[0])
-        elif sequence.slab is None:
+        elif sequence.kv is None:
             sequence.ids = []  # it ran without memory; nothing of it is left
         elif sequence.transient and not self.prefixes.add(sequence):
             self.kv.drop(sequence)

@@ -6,19 +6,10 @@ import enum
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import NamedTuple
 
 from streambed.errors import StreambedError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from streambed.engine.kv import Slab
-
-Vectors = NDArray[np.float32]
+from streambed.model.device import KV, Batch, Copy, Part, Vectors
 
 
 class Lane(enum.IntEnum):
@@ -45,7 +36,7 @@ class Embedding(NamedTuple):
 class Sequence:
     """One text on the engine. Touched by the engine thread alone.
 
-    `ids` are the tokens whose KV stands in the slab's first `len(ids)` slots; eviction empties both and nothing else.
+    `ids` are the tokens whose KV stands in the first `len(ids)` slots; eviction empties both and nothing else.
     """
 
     owner: str
@@ -53,7 +44,7 @@ class Sequence:
     transient: bool = False
     """Whether it belongs to one request alone; when that ends, its KV may serve a later text."""
     ids: list[int] = field(default_factory=list)
-    slab: Slab | None = None
+    kv: KV | None = None
     source: Sequence | None = None
     """A sequence that this one began as a copy of; a hint where to find KV, never a promise."""
     tasks: deque[Task] = field(default_factory=deque)
@@ -95,7 +86,7 @@ class Task:
     """Rows to compute, as far as was known when it entered its lane."""
     started: float | None = None
     slots: int = 0
-    """Slots that were reserved at the start; 0 while the task runs without a slab."""
+    """Slots that were reserved at the start; 0 while the task runs without memory."""
     cached: int = 0
     rows: int = 0
     """Rows computed for this task, probes not counted."""
@@ -137,17 +128,8 @@ class Run(NamedTuple):
     start: int
     stop: int
     probes: tuple[int, ...]
-    slab: Slab | None
+    kv: KV | None
     """Where keys and values go; None where the whole text runs at once and nobody will continue it."""
-
-
-class Copy(NamedTuple):
-    """Slots `[start, stop)` to be copied before the network runs."""
-
-    source: Slab
-    target: Slab
-    start: int
-    stop: int
 
 
 @dataclass
@@ -156,12 +138,15 @@ class Step:
 
     runs: list[Run] = field(default_factory=list)
     copies: list[Copy] = field(default_factory=list)
+    cost: float = 0.0
+    """In rows without context."""
 
     @property
-    def slabs(self) -> Iterator[Slab]:
-        """Where it writes."""
-        yield from (copy.target for copy in self.copies)
-        yield from (run.slab for run in self.runs if run.slab is not None)
+    def batch(self) -> Batch:
+        """What the device runs."""
+        return Batch(
+            [Part(task.ids[start:stop], start, probes, kv) for task, start, stop, probes, kv in self.runs], self.copies
+        )
 
     @property
     def rows(self) -> int:

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self, get_args
+from typing import Literal, NamedTuple, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streambed.arguments import as_integer
-from streambed.engine.sequence import Embedding, Sequence
+from streambed.engine.compute import Compute
+from streambed.engine.documents import Documents
+from streambed.engine.sequence import Embedding, Lane, Sequence, Task
 from streambed.errors import InvalidRequest, NotFound, TooLarge
 from streambed.process import ProcessBound
 from streambed.text.incremental import IncrementalTokenizer
-from streambed.text.segments import Segment, segments
 from streambed.text.strings import check_text, common_prefix
 from streambed.vectors.shape import shorten
-
-if TYPE_CHECKING:
-    from streambed.engine.engine import Engine
 
 
 class Snapshot(NamedTuple):
@@ -41,6 +40,8 @@ OVERFLOW = get_args(Overflow)
 """What becomes of a text that outgrows the window: see `Engine.open_session`."""
 MAX_ENDED = 1024
 """Ended segments that wait to be taken; older ones go."""
+EAGER_SECONDS = 0.02
+"""How long a few appended tokens wait for an explicit probe before they are computed on their own."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,14 @@ class Session(ProcessBound):
 
     def __init__(
         self,
-        engine: Engine,
+        compute: Compute,
+        documents: Documents,
         tokenizer: IncrementalTokenizer,
         sequence: Sequence,
         prompt: str,
         overflow: Overflow = "error",
     ) -> None:
-        self._engine = engine
+        self._compute, self._documents = compute, documents
         self._tokenizer = tokenizer
         self._sequence = sequence
         self._prompt = prompt
@@ -93,7 +95,7 @@ class Session(ProcessBound):
         self._closed = False
         self._lock = threading.Lock()
         super().__init__()
-        engine.opened()
+        compute.opened()
 
     def __enter__(self) -> Self:
         return self
@@ -159,7 +161,7 @@ class Session(ProcessBound):
     @property
     def is_warm(self) -> bool:
         """Whether its KV is there, at least of a part; otherwise the next embedding computes it again."""
-        return self._sequence.slab is not None
+        return self._sequence.kv is not None
 
     @property
     def revision(self) -> int:
@@ -209,7 +211,7 @@ class Session(ProcessBound):
 
         timeout: seconds to wait; TimeoutError after that.
         """
-        dimensions = self._engine.choose_dimensions(dimensions)
+        dimensions = self._documents.choose_dimensions(dimensions)
         future = self.probe().future
         try:
             vector: NDArray[np.float32] = shorten(future.result(timeout).vectors, dimensions)[0]
@@ -222,7 +224,7 @@ class Session(ProcessBound):
         with self._lock:
             self._check_open()
             ids = self._tokenizer.tokens
-            future = self._engine.submit(self._sequence, ids, (len(ids),), deadline=deadline)
+            (future,) = self._submit(ids, deadline=deadline)
             start = len(self._before)
             return Snapshot(future, self._revision, start + self._tokenizer.length, start)
 
@@ -231,26 +233,27 @@ class Session(ProcessBound):
         with self._lock:
             self._check_open()
             sequence = Sequence(self._sequence.owner, source=self._sequence)
-            twin = Session(self._engine, self._tokenizer.fork(), sequence, self._prompt, self._overflow)
+            tokenizer = self._tokenizer.fork()
+            twin = Session(self._compute, self._documents, tokenizer, sequence, self._prompt, self._overflow)
             twin._revision, twin._before, twin._segment = self._revision, self._before, self._segment
             return twin
 
     def evict(self) -> None:
         """Gives the KV back and keeps the text; the next embedding computes it again. Does nothing while work runs."""
-        self._engine.evict(self._sequence)
+        self._compute.evict(self._sequence)
 
     def close(self) -> None:
         """Ends the session; whoever still waits for an embedding of it is told."""
         with self._lock:
             if not self._closed:
                 self._closed = True
-                self._engine.forget(self._sequence)
+                self._compute.forget(self._sequence)
 
     def _change(self, start: int, end: int, text: str) -> int:
         self._check_open()
         check_text(text)
         start, end = as_integer("start", start, None), as_integer("end", end, None)
-        first, limit = len(self._before), self._engine.info.max_tokens - 1
+        first, limit = len(self._before), self._documents.max_tokens - 1
         if not 0 <= start <= end <= first + self._tokenizer.length:
             raise InvalidRequest(f"range [{start}, {end}) is not within the text's {first + self._tokenizer.length}")
         if start < first:
@@ -263,45 +266,49 @@ class Session(ProcessBound):
             grown = self._tokenizer.text
             self._divide(grown[: start - first] + text + grown[end - first :])
         self._revision += 1
-        self._engine.submit(self._sequence, self._tokenizer.tokens, ())
+        self._prepare()
         return self._revision
 
     def _fill(self, text: str) -> None:
         """Makes `text` the segment that grows, or several."""
         self._check_open()
         try:
-            self._tokenizer.set(text, self._engine.info.max_tokens - 1)
+            self._tokenizer.set(text, self._documents.max_tokens - 1)
         except TooLarge:
             if self._overflow == "error":
                 raise
             self._divide(text)
         if text:
-            self._engine.submit(self._sequence, self._tokenizer.tokens, ())
+            self._prepare()
 
     def _divide(self, text: str) -> None:
         """Ends as many segments as it takes until the rest of `text` fits.
 
         The sequence goes from each to the next as to any other text, so the instruction's KV stays.
         """
-        engine, first = self._engine, len(self._before)
-        limit = engine.info.max_tokens - 1
-        parts: list[Segment] = []
-        rest, stop = len(text), len(text.rstrip())  # rest: where the segment that goes on begins
-        for part in segments(engine.splits, self._prompt, text, limit):
-            if part.end >= stop:  # the last one, which goes on, unless more spaces follow it than fit
-                whole = engine.tokenizer.encode(self._prompt + text[part.start :])
-                if len(whole) <= limit:
-                    rest = part.start
-                    break
-            if not text[part.start : part.end].isspace():
-                parts.append(part)
-        futures = engine.submit_segments(self._sequence, [part.ids for part in parts])
-        self._tokenizer.set(text[rest:], limit)
+        first = len(self._before)
+        parts, rest = self._documents.outgrow(self._prompt, text)
+        futures = self._submit(*(part.ids for part in parts))
+        self._tokenizer.set(text[rest:], self._documents.max_tokens - 1)
+        choose = self._documents.choose_dimensions
         for part, future in zip(parts, futures, strict=True):
-            start, end = first + part.start, first + part.end
-            self._ended.append(EndedSegment(self._segment, start, end, len(part.ids), future, engine.choose_dimensions))
+            ended = EndedSegment(self._segment, first + part.start, first + part.end, len(part.ids), future, choose)
+            self._ended.append(ended)
             self._segment += 1
         self._before += text[:rest]
+
+    def _submit(self, *texts: list[int], deadline: float | None = None) -> list[Future[Embedding]]:
+        """Brings the sequence to each of these ids in turn, with a probe at each end. All are queued, or none."""
+        now = time.monotonic()
+        tasks = [Task(self._sequence, ids, (len(ids),), Lane.STREAM, now, deadline) for ids in texts]
+        self._compute.post(tasks)
+        return [task.future for task in tasks]
+
+    def _prepare(self) -> None:
+        """Has the rows of the text computed that are not yet, though nobody waits."""
+        now = time.monotonic()
+        ids = self._tokenizer.tokens
+        self._compute.post([Task(self._sequence, ids, (), Lane.STREAM, now, ready=now + EAGER_SECONDS)])
 
     def _after_fork(self) -> None:
         self._lock = threading.Lock()
@@ -310,4 +317,4 @@ class Session(ProcessBound):
     def _check_open(self) -> None:
         if self._closed:
             raise NotFound("the session is closed")
-        self._engine.check_open()
+        self._compute.check_open()

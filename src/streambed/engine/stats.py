@@ -32,6 +32,8 @@ class EngineStats:
     """Rows computed, probes included."""
     padding: int
     """Rows that were computed beside them and thrown away."""
+    step_rows: int
+    """What a step may cost now, in rows without context."""
     cached_tokens: int
     """Tokens that finished tasks found computed already."""
     waiting: int

@@ -44,6 +44,12 @@ class Qwen3Config:
     attention_bias: bool
 
     @property
+    def num_weights(self) -> int:
+        """Of the matrices of all layers."""
+        heads = (2 * self.num_heads + 2 * self.num_kv_heads) * self.head_dim
+        return self.num_layers * self.hidden_size * (heads + 3 * self.intermediate_size)
+
+    @property
     def kv_values_per_token(self) -> int:
         """Numbers that one token leaves in the KV cache."""
         return self.num_layers * 2 * self.num_kv_heads * self.head_dim

@@ -41,6 +41,11 @@ class Pipeline:
     """Whether texts are made lower-case first."""
     named_tokens: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Tokens that the files beside `tokenizer.json` name, with what they say of them: it must have each."""
+    pooling: str = "lasttoken"
+    """Which hidden states make the vector."""
+    causal: bool = True
+    """Whether a token depends on those before it alone, so that the KV of a text serves every longer one. The files are
+    refused where this or the pooling is another."""
 
 
 def read_pipeline(directory: Path, reader: Reader, max_positions: int, hidden_size: int) -> Pipeline:

@@ -2,20 +2,33 @@
 
 Pre-norm decoder layers: grouped-query attention with normalised queries and keys and rotary positions, then a gated
 SiLU network. It runs on a *flat* batch: one row per token, rows of many sequences one after another, positions given.
-What a row attends to is the business of `attention.py`; how a matrix is stored, of `linear.py`.
+What a row attends to, how a matrix is stored and how a norm is computed is the device's business.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from streambed.model.attention import Plan, attend
 from streambed.model.checkpoint import Qwen3Config
-from streambed.model.linear import Linear
+from streambed.model.stock.linear import Linear
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""Writes keys and values of a layer's rows to their slots, and attends. Layer, q [rows, heads, head_dim] scaled by
+head_dim ** -0.5, k and v [rows, kv_heads, head_dim]; returns [rows, heads * head_dim]."""
+
+
+class Operators(NamedTuple):
+    """What a device does in its own way."""
+
+    linear: Callable[[Tensor, Tensor | None], Linear]
+    """Of a weight [out, in] and a bias [out]."""
+    rms_norm: Callable[..., Tensor]
+    """As the function below."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +47,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Qwen3:
-    """Weights and forward pass. Immutable: all state of a text is in the KV that the plan points at."""
+    """Weights and forward pass. Immutable: all state of a text is in its KV."""
 
     config: Qwen3Config
+    operators: Operators
     embedding: Tensor  # [vocabulary, hidden]
     layers: tuple[Layer, ...]
     final_norm: Tensor  # [hidden], float32
@@ -46,18 +60,14 @@ class Qwen3:
     def dtype(self) -> torch.dtype:
         return self.embedding.dtype
 
-    @property
-    def device(self) -> torch.device:
-        return self.embedding.device
-
     @torch.inference_mode()
-    def forward(self, ids: Tensor, positions: Tensor, plan: Plan, wanted: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, positions: Tensor, attend: Attend, wanted: Tensor) -> Tensor:
         """Runs one step.
 
         ids, positions: int64 [rows]; wanted: int64 [probes], the rows whose final hidden state is asked for.
-        Writes keys and values where the plan says. Returns float32 [probes, hidden], after the final norm.
+        Returns float32 [probes, hidden], after the final norm.
         """
-        config = self.config
+        config, rms_norm = self.config, self.operators.rms_norm
         heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
         turn = self.rotary[positions][:, None]  # [rows, 1, head_dim / 2]
         hidden = self.embedding[ids]
@@ -66,19 +76,18 @@ class Qwen3:
             qk = rms_norm(qkv[:, : heads + kv_heads], layer.qk_norm, config.rms_norm_eps, torch.float32)
             qk = rotate(qk, turn).to(self.dtype)
             q, k, v = qk[:, :heads], qk[:, heads:], qkv[:, heads + kv_heads :]
-            attended = attend(plan, index, q, k, v)
+            attended = attend(index, q, k, v)
             if layer is self.layers[-1]:  # beyond this point a row serves only itself
                 attended, hidden = attended[wanted], hidden[wanted]
             hidden = layer.output.plus(attended, hidden)
             normed = rms_norm(hidden, layer.mlp_norm, config.rms_norm_eps)
             hidden = layer.down.plus(layer.up.times(normed, layer.gate.silu(normed)), hidden)
-        return rms_norm(hidden, self.final_norm, config.rms_norm_eps, torch.float32)
+        final: Tensor = rms_norm(hidden, self.final_norm, config.rms_norm_eps, torch.float32)
+        return final
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype | None = None) -> Tensor:
     """x / rms(x) * weight over the last dimension, computed in float32 (arXiv 1910.07467), returned as `dtype`."""
-    if x.is_cuda:  # one kernel; on a CPU torch composes this of more passes than those below
-        return functional.rms_norm(x.float(), x.shape[-1:], eps=eps).mul_(weight).to(dtype or x.dtype)
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
     scale = torch.rsqrt(length.square() / x.shape[-1] + eps)
     return (x * scale).mul_(weight).to(dtype or x.dtype)  # bfloat16 times float32 is float32

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from streambed.errors import CheckpointError
 from streambed.model.checkpoint import Checkpoint, Qwen3Config
-from streambed.model.linear import Linear
-from streambed.model.qwen3 import Layer, Qwen3, rotary_table
+from streambed.model.qwen3 import Layer, Operators, Qwen3, rotary_table
+from streambed.model.stock.linear import Linear
 
 _STORED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _NEVER_LOADED = ("lm_head.weight",)
@@ -54,7 +54,9 @@ def expected_shapes(config: Qwen3Config) -> dict[str, tuple[int, ...]]:
     return shapes | {"norm.weight": (hidden,)}
 
 
-def load_network(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, positions: int) -> tuple[Qwen3, str]:
+def load_network(
+    checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, operators: Operators
+) -> tuple[Qwen3, str]:
     """Reads the weights. Returns the network and the hex digest of config and weights, which names of shards, the order
     of tensors in them and the `model.` prefix do not change.
 
@@ -82,11 +84,9 @@ def load_network(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.devic
                 for name in names
                 if reader.has(f"{name}.bias")
             ]
-            weight = torch.cat(parts) if len(parts) > 1 else parts[0]
-            packed = Linear(weight, torch.cat(biases) if biases else None)
-            if not packed.packed and len(parts) == 1:
-                packed.weight = weight.clone()  # never keep a view of the file: a changed file must not change vectors
-            return packed
+            # Never keep a view of the file: a changed file must not change vectors.
+            weight = torch.cat(parts) if len(parts) > 1 else parts[0].clone()
+            return operators.linear(weight, torch.cat(biases) if biases else None)
 
         embedding = reader.take("embed_tokens.weight").to(device, dtype, copy=True)
         layers = []
@@ -113,10 +113,11 @@ def load_network(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.devic
             )
         network = Qwen3(
             config=config,
+            operators=operators,
             embedding=embedding,
             layers=tuple(layers),
             final_norm=norm("norm.weight"),
-            rotary=rotary_table(config, positions, device),
+            rotary=rotary_table(config, checkpoint.window, device),
         )
         return network, reader.digest()
 

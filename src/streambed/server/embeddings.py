@@ -167,7 +167,7 @@ class Embeddings:
         def work() -> bytes:
             prompt = self._engine.prompt(asked.instruction, asked.prompt_name, asked.input_type)
             texts = [text for text in parse_input(asked.input, False, 0) if isinstance(text, str)]
-            size, limit = sum(len(prompt) + len(text) for text in texts), self._engine.max_characters
+            size, limit = sum(len(prompt) + len(text) for text in texts), self._engine.documents.max_characters
             if size > limit:
                 raise TooLarge(
                     f"the texts have {size:,} characters with their prompts; the limit is {limit:,}", "input"
@@ -196,8 +196,8 @@ class Embeddings:
             raise InvalidRequest("every and offsets exclude each other; give one of them", "offsets")
         prompt = engine.prompt(asked.instruction, asked.prompt_name, asked.input_type)
         try:
-            if asked.offsets is None or len(text) > engine.max_characters:
-                offsets = engine.places(text, asked.every)
+            if asked.offsets is None or len(text) > engine.documents.max_characters:
+                offsets = engine.documents.places(text, asked.every)
             else:
                 check_text(text)
                 check_offsets(asked.offsets, count(text, unit))
@@ -206,7 +206,7 @@ class Embeddings:
                 raise InvalidRequest(
                     f"these are {len(offsets):,} places; at most {MAX_PREFIXES:,} are allowed", "every"
                 )
-            beginnings = engine.beginnings(text, offsets, prompt)
+            beginnings = engine.documents.beginnings(text, offsets, prompt)
         except TooLarge as error:
             raise TooLarge(error.message, "input") from None
         beginnings.passes  # noqa: B018 - computed here, off the event loop

@@ -51,7 +51,7 @@ def read_inputs(engine: Engine, settings: Settings, asked: EmbeddingsRequest, ex
     if not any(inputs):
         documents = [Document([]) for _ in inputs]
     elif texts:
-        documents = engine.divide(texts, prompt, long_input, asked.overlap, expired)
+        documents = engine.documents.divide(texts, prompt, long_input, asked.overlap, expired)
     else:
         documents = _divide_ids(engine, prompt, ids, long_input)
     documents = [document if item else Document([]) for document, item in zip(documents, inputs, strict=True)]
@@ -93,9 +93,9 @@ def _cut(engine: Engine, document: Document, item: str | list[int], prompt: str,
 
 
 def _divide_ids(engine: Engine, prompt: str, inputs: list[list[int]], long_input: LongInput) -> list[Document]:
-    start, documents = engine.divide([prompt])[0].segments[0].ids, []
+    start, documents = engine.documents.divide([prompt])[0].segments[0].ids, []
     for index, ids in enumerate(inputs):
         whole = start + ids
-        cut = engine.fit(whole, long_input == "truncate", index)
+        cut = engine.documents.fit(whole, long_input == "truncate", index)
         documents.append(Document([Segment(0, 0, cut)], len(start), truncated=len(cut) < len(whole)))
     return documents

@@ -30,8 +30,9 @@ from starlette.responses import Response
 
 import streambed
 from streambed import machine
-from streambed.engine.engine import Engine, StepReport
+from streambed.engine.engine import Engine
 from streambed.engine.sequence import Lane
+from streambed.engine.stats import StepReport
 from streambed.errors import ERROR_TABLE
 from streambed.streams.registry import Registry
 from streambed.wire import CLIENT_EVENTS
@@ -106,7 +107,7 @@ class Metrics:
     def watch(self, engine: Engine, registry: Registry, sockets: Any, threshold: float) -> None:
         """Has scrapes ask these how they stand, and the engine tell of its steps. threshold: of `/readyz`."""
         self.registry.register(_Standing(engine, registry, sockets, threshold))
-        engine.step_listeners.append(self._step)
+        engine.compute.step_listeners.append(self._step)
 
     # What happens
 
@@ -141,7 +142,7 @@ class Metrics:
 
     def unwatch(self, engine: Engine) -> None:
         """The server ends; the engine may go on."""
-        engine.step_listeners.remove(self._step)
+        engine.compute.step_listeners.remove(self._step)
 
     def _step(self, report: StepReport) -> None:
         self._step_seconds.observe(report.seconds)

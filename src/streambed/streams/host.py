@@ -67,7 +67,7 @@ class Host:
         """The unit vector of a watch's text, as a document."""
         prompt = self.engine.prompt(input_type="document")
         loop = asyncio.get_running_loop()
-        (document,) = await loop.run_in_executor(self.pool, self.engine.divide, [text], prompt)
+        (document,) = await loop.run_in_executor(self.pool, self.engine.documents.divide, [text], prompt)
         future = self.engine.submit_batch([document.segments[0].ids], lane=Lane.QUERY, owner=owner)[0]
         vector: Vector = form.unit((await asyncio.wrap_future(future)).vectors)[0]
         return vector

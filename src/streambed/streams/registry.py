@@ -55,7 +55,7 @@ class Registry:
         self._sweeper: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         limits = Limits(
-            max_characters=min(settings.max_session_characters, engine.max_characters),
+            max_characters=min(settings.max_session_characters, engine.documents.max_characters),
             max_tokens=engine.info.max_tokens - 1,
             max_frame_bytes=MAX_FRAME_BYTES,
         )

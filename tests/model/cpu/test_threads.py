@@ -1,20 +1,27 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
 from streambed import Engine
-from streambed.engine import runner
-from streambed.engine.runner import Runner
-from streambed.engine.threads import SIZES, Threads
+from streambed.model.checkpoint import find_checkpoint
+from streambed.model.cpu import device as cpu_device
+from streambed.model.cpu.device import CPU
+from streambed.model.cpu.threads import SIZES, Threads
+from tests.engine.conftest import device_of
 
 
 @pytest.fixture(autouse=True)
-def _two_threads() -> None:
-    """As the tests run; `measure` goes back to it."""
+def _two_threads() -> Iterator[None]:
+    """`measure` goes back to it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
     assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(
@@ -58,20 +65,21 @@ def test_one_thread_has_nothing_to_choose() -> None:
     assert threads.single_rows == 0
 
 
-def test_large_networks_are_not_even_measured(tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_networks_are_not_even_measured(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[Threads] = []
     monkeypatch.setattr(Threads, "measure", lambda threads, run: measured.append(threads))
-    Runner(tiny_engine._runner.network, 0)
-    monkeypatch.setattr(runner, "SMALL_NETWORK", 1000)
-    Runner(tiny_engine._runner.network, 0)
+    checkpoint = find_checkpoint(str(tiny_checkpoint))
+    for _ in range(2):
+        CPU(checkpoint.config, torch.device("cpu"), torch.float32).load(checkpoint, 0)
+        monkeypatch.setattr(cpu_device, "SMALL_NETWORK", 1000)
     assert len(measured) == 1
 
 
 def test_steps_use_the_threads_that_were_chosen(tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """By what a step costs, context included; afterwards all threads are there again, also where a step fails."""
-    one: Runner = tiny_engine._runner
-    monkeypatch.setattr(one, "threads", Threads(2))
-    one.threads.single_rows = 16
+    one = device_of(tiny_engine)
+    monkeypatch.setattr(one, "choice", Threads(2))
+    one.choice.single_rows = 16
     seen: list[int] = []
     forward = one._forward
 
@@ -83,11 +91,11 @@ def test_steps_use_the_threads_that_were_chosen(tiny_engine: Engine, monkeypatch
     tiny_engine.evict()
     small, large = tiny_engine.embed(["a b"])[0], tiny_engine.embed(["one two three four five six seven " * 3])[0]
     assert seen == [1, 2]
-    one.threads.single_rows = 0
+    one.choice.single_rows = 0
     tiny_engine.evict()
     assert tiny_engine.embed(["a b"])[0] @ small > 0.99999
     assert large @ large > 0.99999
     assert seen[-1] == 2
-    with pytest.raises(RuntimeError, match="lost"), one.threads.for_rows(0):
+    with pytest.raises(RuntimeError, match="lost"), one.choice.for_rows(0):
         raise RuntimeError("lost")
     assert torch.get_num_threads() == 2

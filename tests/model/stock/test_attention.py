@@ -10,10 +10,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from streambed.model import attention
-from streambed.model.attention import Plan, Span, attend, plan
+from streambed.model.stock import attention
+from streambed.model.stock.attention import Plan, Span, attend
 
 CPU = torch.device("cpu")
+
+
+def plan(spans: list[Span], heads: int, kv_heads: int, dtype: torch.dtype, device: torch.device = CPU) -> Plan:
+    """As a CPU asks for it."""
+    return attention.plan(spans, heads, kv_heads, dtype, device, fused=True, multiply=dtype == torch.bfloat16)
+
+
 LAYERS, LAYER, DIM = 3, 1, 8
 # bfloat16: keys, queries and scores are exact inputs or of order 1; weights and sums are rounded to 2^-8.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.03}
@@ -198,7 +205,12 @@ def test_devices_whose_kernels_we_have_not_run(
         assert q.shape[1] == k.shape[1]
         return scaled_dot_product_attention(q, k, v, **more)
 
-    monkeypatch.setattr(attention, "_FUSED", ())
+    choose = attention.plan
+
+    def plainly(*values: Any, **_: bool) -> Plan:
+        return choose(*values, fused=False, multiply=True)
+
+    monkeypatch.setattr(attention, "plan", plainly)
     monkeypatch.setattr(attention, "scaled_dot_product_attention", fused)
     check(PATHS[path][0], *heads, torch.float32)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streambed.engine.prefixes import Prefixes
+from streambed.engine.prefix_cache import PrefixCache
 from streambed.engine.sequence import Sequence, common_prefix
 
 ids = st.lists(st.sampled_from([0, 1, 255, 256, 70_000]), max_size=8)
@@ -17,12 +17,12 @@ class _Slab:
 
 
 def sequence(owner: str, tokens: list[int]) -> Sequence:
-    return Sequence(owner, ids=tokens, slab=_Slab())  # type: ignore[arg-type]
+    return Sequence(owner, ids=tokens, kv=_Slab())  # type: ignore[arg-type]
 
 
 @given(st.lists(owned, max_size=20), st.lists(owned, max_size=10), st.data())
 def test_longest(cached: list[tuple[str, list[int]]], wanted: list[tuple[str, list[int]]], data: st.DataObject) -> None:
-    prefixes, kept = Prefixes(), {}
+    prefixes, kept = PrefixCache(), {}
     for owner, tokens in cached:
         one = sequence(owner, tokens)
         assert prefixes.add(one) is ((owner, tuple(tokens)) not in kept)

@@ -1,26 +1,22 @@
 """Attention of a flat batch: rows of many sequences, each over its own keys and values.
 
-This is the one place that chooses kernels by device and shape; the network calls `attend` and knows nothing else.
-A `Plan` is made once per step and serves every layer.
+By PyTorch's own kernels, chosen by shape and by what the device says of itself. A `Plan` is made once per step and
+serves every layer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 _PACK_ROWS = 128
 """Texts without a past up to this many rows share one padded call; beyond it, padding costs more than a call."""
 _FOLD_ROWS = 32
 """Below this, the query heads of a group are folded into rows, so that keys and values are read once per group."""
-_FUSED = ("cpu", "cuda")
-"""Devices whose fused kernels we have run, grouped heads included. Elsewhere attention is plain products."""
 _BLOCK_ROWS = 128
 """Rows per block where attention goes through the matrix units; scores of a block stay in the cache."""
 
@@ -74,17 +70,14 @@ class _Packed:
     texts: int
 
 
-def kernels() -> AbstractContextManager[None]:
-    """What torch may choose from while a step runs: all but cuDNN's, which compiles a plan for each new shape, and a text
-    that grows has a new one at every append (40 ms each, measured on an H200)."""
-    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
+def plan(
+    spans: Sequence[Span], heads: int, kv_heads: int, dtype: torch.dtype, device: torch.device, fused: bool,
+    multiply: bool,
+) -> Plan:  # fmt: skip
+    """Chooses a kernel for each span. Additive masks are built here, once per step, in `dtype`.
 
-
-def plan(spans: Sequence[Span], heads: int, kv_heads: int, dtype: torch.dtype, device: torch.device) -> Plan:
-    """Chooses a kernel for each span. Additive masks are built here, once per step, in `dtype`."""
-    fused = device.type in _FUSED
-    # bf16 scores cost a little precision, so only where matrix units win by a factor.
-    multiply = not fused or (dtype == torch.bfloat16 and device.type == "cpu")
+    fused: whether the fused kernels may be used. multiply: whether plain products beat them where rows are many.
+    """
     least = _BLOCK_ROWS // 2 if fused else 1
     result = Plan(multiply, [span for span in spans if span.kv is not None])
     short = [span for span in spans if not span.past and span.visible is None and span.rows <= _PACK_ROWS]

@@ -13,7 +13,7 @@ import numpy as np
 from streambed.engine.sequence import Sequence, common_prefix
 
 
-class Prefixes:
+class PrefixCache:
     """Finished sequences by owner and tokens. Touched by the engine thread alone."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Prefixes:
         assert self._keys == sorted(set(self._keys)), "keys are in order, each once"
         for key, sequence in zip(self._keys, self._sequences, strict=True):
             assert key == _key(sequence.owner, sequence.ids), "a sequence stands under its own tokens"
-            assert sequence.slab is not None, "only what has KV is worth finding"
+            assert sequence.kv is not None, "only what has KV is worth finding"
 
 
 def _key(owner: str, ids: list[int]) -> bytes:

@@ -1,0 +1,42 @@
+"""What an engine is made of, beside its checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, get_args
+
+from streambed.errors import SettingsError
+from streambed.text.tokenizer import SpecialTokens
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Raises SettingsError for what makes no sense, in one line that names the argument; a command line names its flag
+    (`SettingsError.by_flag`)."""
+
+    dtype: str = "auto"
+    """`float32` or `bfloat16`."""
+    device: str = "auto"
+    """`cpu`, `cuda`, `cuda:N` or `mps`."""
+    kv_memory: int | None = None
+    """Bytes for KV; a quarter of the memory by default."""
+    max_batch_tokens: int | None = None
+    """Rows of a step; by default as many as run in a tenth of a second, followed as it runs."""
+    special_tokens: SpecialTokens = "text"
+    """Whether `<|endoftext|>` and its like in a text are plain `text` or `parse`d."""
+    instruction_template: str | None = None
+    """The form of an instruction, with `{instruction}` in its place; by default the one that the checkpoint's prompts show,
+    else Qwen's."""
+
+    @classmethod
+    def of(cls, settings: Any) -> EngineOptions:
+        """Those of an object with attributes of the same names, such as `Settings`."""
+        return cls(**{each.name: getattr(settings, each.name) for each in fields(cls)})
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch_tokens", "kv_memory"):
+            number: Any = getattr(self, name)
+            if number is not None and (type(number) is not int or number < 1):
+                raise SettingsError(f"is {number!r}; an integer of at least 1 is expected", name)
+        if self.special_tokens not in (modes := get_args(SpecialTokens)):
+            raise SettingsError(f"is {self.special_tokens!r}; {' or '.join(modes)} is expected", "special_tokens")

@@ -1,0 +1,96 @@
+"""The seam between the engine and hardware: tokens, slots and rows in, vectors out.
+
+The engine decides which rows run next and who pays for memory. What a slot is made of, which kernel reads it and how a
+network is stored is a device's own; nothing outside `model/` asks which device there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streambed.model.checkpoint import Checkpoint
+
+Vectors = NDArray[np.float32]
+
+
+class KV(Protocol):
+    """Keys and values of one sequence, in slots counted from 0."""
+
+    written: int
+    """Slots that are, or are about to be, backed by memory: they are paid for until it goes."""
+
+    def grow(self, slots: int) -> None:
+        """Says that the first `slots` slots are about to be written. Takes no memory: scheduling cannot fail."""
+
+
+class Part(NamedTuple):
+    """Rows of one sequence: a row for each of `ids`, in the slots from `start` on, then a row for each probe.
+
+    A probe is an end token at a place: it sees the slots below its place, and its own. Places are ascending and at most
+    `start + len(ids)`.
+    """
+
+    ids: Sequence[int]
+    start: int
+    probes: tuple[int, ...]
+    kv: KV | None
+    """None where nobody will continue the text: it starts at 0 and has one probe at most, at its end."""
+
+
+class Copy(NamedTuple):
+    """Slots `[start, stop)` to be copied before the rows run."""
+
+    source: KV
+    target: KV
+    start: int
+    stop: int
+
+
+class Batch(NamedTuple):
+    """What a device runs at once."""
+
+    parts: list[Part]
+    copies: list[Copy]
+
+
+def blank_batch(rows: int, window: int) -> Batch:
+    """So many rows, to be timed: of texts that fit in the window, with nothing in particular in them."""
+    sizes = [window] * (rows // window) + [rows % window] * bool(rows % window)
+    return Batch([Part([0] * (size - 1), 0, (size - 1,), None) for size in sizes], [])
+
+
+class Device(Protocol):
+    """A network on hardware. Loaded and used by one thread."""
+
+    name: str
+    """As PyTorch names it: `cpu`, `cuda:0`."""
+    dtype: str
+    """What is computed in: `float32`, `bfloat16`."""
+    bytes_per_slot: int
+    slots_per_page: int
+    """Memory is taken for so many slots at a time."""
+    threads: int
+    single_thread_rows: int
+    """Batches that cost up to so many rows run on one thread."""
+    padding: int
+    """Rows that were computed for nothing, so far."""
+
+    def load(self, checkpoint: Checkpoint, end_id: int) -> str:
+        """Loads the weights; returns the digest of config and weights. end_id: the token of probes. Raises
+        CheckpointError."""
+
+    def new_kv(self, slots: int) -> KV:
+        """Room for so many slots, none of which takes memory yet."""
+
+    def row_cost(self, context: int) -> float:
+        """What a row costs after `context` tokens, in rows without context."""
+
+    def run(self, batch: Batch) -> Vectors:
+        """Copies and computes; the hidden states of the probes in their order: float32 [probes, hidden].
+
+        Raises RuntimeError, MemoryError or OSError where the device fails, or has not the memory.
+        """

@@ -1,0 +1,1 @@
+"""Plain PyTorch: what every faster way is measured against, and what runs where none was written."""
