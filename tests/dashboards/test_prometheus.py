@@ -254,7 +254,7 @@ def watched(directory: Path, settings: Settings | None = None, **more: Any) -> I
 def test_a_frozen_engine(tmp_path: Path) -> None:
     with watched(tmp_path) as (live, prometheus):
         free = threading.Event()
-        holder = threading.Thread(target=lambda: live.engine._call(lambda: bool(free.wait(SECONDS)) and None))
+        holder = threading.Thread(target=lambda: live.engine.compute._call(lambda: bool(free.wait(SECONDS)) and None))
         holder.start()
         asker = threading.Thread(target=lambda: live.post("a text that waits"))
         asker.start()
