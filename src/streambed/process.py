@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import ClassVar, NoReturn
+from typing import ClassVar, NoReturn, Self
 from weakref import WeakSet
 
 _alive: WeakSet[ProcessBound] = WeakSet()
@@ -32,6 +32,20 @@ class ProcessBound:
     def __reduce__(self) -> NoReturn:
         name = type(self).__name__
         raise TypeError(f"{name} cannot be pickled or copied, since it has threads or connections; {self._instead}")
+
+
+class Closeable(ProcessBound):
+    """The same, closed at the end of a `with` block."""
+
+    def close(self) -> None:
+        """Gives back what it holds."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def _tell() -> None:

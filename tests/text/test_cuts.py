@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streambed import InvalidRequest, TooLarge
-from streambed.text.cuts import check_offsets, cut, sentence_ends, token_ends
+from streambed.text.cuts import check_offsets, cut, token_ends
 from streambed.text.incremental import Splits
+from streambed.text.sentences import sentence_ends
 
 PIECES = [
     "the",

@@ -7,15 +7,14 @@ import queue
 import threading
 from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
-from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, TypeVar
 
 from streambed.client.aclient import DEFAULT_URL, AsyncClient, AsyncStream
 from streambed.client.address import Certificate, Verify
 from streambed.client.batch import Progress, Rows
 from streambed.client.stream import Stream
 from streambed.errors import ConnectionLost
-from streambed.process import ProcessBound, left_behind
+from streambed.process import Closeable, left_behind
 from streambed.text.strings import Empty, list_texts
 
 __all__ = ["Client", "Stream"]
@@ -23,7 +22,7 @@ __all__ = ["Client", "Stream"]
 Result = TypeVar("Result")
 
 
-class Client(ProcessBound):
+class Client(Closeable):
     """A client of one server. Use it in a `with` block, or close it. Safe to use from any thread.
 
     In a child of `fork` it works on connections of its own; streams stay with the process that opened them.
@@ -62,14 +61,6 @@ class Client(ProcessBound):
         self._lock = threading.Lock()
         self._start()
         super().__init__()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Closes the connections. Close streams before; whoever waits in another thread hears that it was closed."""

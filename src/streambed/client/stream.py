@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import Any, Self
 
 from streambed.client.astream import AsyncStream
 from streambed.client.events import Emitted, Triggered
-from streambed.process import ProcessBound
+from streambed.process import Closeable
 
 
-class Stream(ProcessBound):
+class Stream(Closeable):
     """A growing text on a server, over a connection that may break and comes back. Made by `Client.open_stream`.
 
     Changes return as soon as they are taken; they are sent in order, kept until the server has acknowledged them, and sent
@@ -36,11 +35,6 @@ class Stream(ProcessBound):
     def __enter__(self) -> Self:
         self._call(self._stream.__aenter__())
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def text(self) -> str:

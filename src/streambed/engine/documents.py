@@ -8,10 +8,11 @@ from typing import Literal
 from streambed.engine.beginnings import Beginnings
 from streambed.errors import CheckpointError, DeadlineExceeded, TooLarge
 from streambed.model.checkpoint import Checkpoint
-from streambed.text.cuts import check_offsets, cut, sentence_ends, token_ends
+from streambed.text.cuts import check_offsets, cut, token_ends
 from streambed.text.incremental import IncrementalTokenizer, Splits
 from streambed.text.instructions import Prompts, find_template, parse_template
 from streambed.text.segments import Document, LongInput, Segment, check_room, segments
+from streambed.text.sentences import sentence_ends
 from streambed.text.strings import check_text
 from streambed.text.tokenizer import SpecialTokens, Tokenizer
 from streambed.vectors.shape import check_dimensions

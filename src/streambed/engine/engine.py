@@ -7,8 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from types import TracebackType
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -26,14 +25,14 @@ from streambed.engine.stats import EngineStats
 from streambed.errors import InvalidRequest, SettingsError
 from streambed.model.checkpoint import BUILTIN, Checkpoint, find_checkpoint
 from streambed.model.device import Vectors
-from streambed.process import ProcessBound
+from streambed.process import Closeable
 from streambed.text.segments import Document, LongInput
 from streambed.text.strings import Empty, check_text, find_texts, list_texts
 from streambed.text.tokenizer import SpecialTokens
 from streambed.vectors.shape import merge, shorten, spread
 
 
-class Engine(ProcessBound):
+class Engine(Closeable):
     """A loaded model. Safe to use from any thread of the process that loaded it."""
 
     _instead = Core._instead
@@ -79,14 +78,6 @@ class Engine(ProcessBound):
             raise SettingsError(f"is {describe(model)}; 'builtin', a directory or a hub id is expected", "model")
         options = EngineOptions(dtype, device, kv_memory, max_batch_tokens, special_tokens, instruction_template)
         return cls(find_checkpoint(os.fspath(model), revision, allow_unknown_config=allow_unknown_config), options)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     # What a library user calls
 

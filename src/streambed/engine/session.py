@@ -8,8 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Literal, NamedTuple, Self, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ from streambed.engine.compute import Compute
 from streambed.engine.documents import Documents
 from streambed.engine.sequence import Embedding, Lane, Sequence, Task
 from streambed.errors import InvalidRequest, NotFound, TooLarge
-from streambed.process import ProcessBound
+from streambed.process import Closeable
 from streambed.text.incremental import IncrementalTokenizer
 from streambed.text.strings import check_text, common_prefix
 from streambed.vectors.shape import shorten
@@ -63,7 +62,7 @@ class EndedSegment:
         return vector
 
 
-class Session(ProcessBound):
+class Session(Closeable):
     """Made by `Engine.open_session`. Safe to use from any thread; changes apply in the order of the calls.
 
     Changes return at once; their rows are computed in the background. Positions count code points. Tokenizer and sequence
@@ -96,14 +95,6 @@ class Session(ProcessBound):
         self._lock = threading.Lock()
         super().__init__()
         compute.opened()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def text(self) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streambed.errors import InvalidRequest, RequestError
+from streambed.text.sentences import CJK_STOP, STOP
 from streambed.wire import Emit, Watch
 
 Vector = NDArray[np.float32]
@@ -19,8 +20,7 @@ _AGAIN_SECONDS = 0.1
 """After how long a probe is tried again that the engine had no room for."""
 _CONTEXT = 8
 """Characters before a change that may be the end of its sentence."""
-# A full stop ends a sentence once something tells that it is no decimal point: a space after it. CJK stops need none.
-_SENTENCE_END = re.compile(r"[.!?…][\"'”’»)\]]*\s|[。！？｡]|\n")
+_SENTENCE_END = re.compile(rf"{STOP}\s|{CJK_STOP}|\n")
 
 
 class Trigger:

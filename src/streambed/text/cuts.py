@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from streambed.errors import InvalidRequest, TooLarge
 from streambed.text.incremental import IncrementalTokenizer, Splits
 
-# A full stop ends a sentence once something tells that it is no decimal point: a space after it. CJK stops need none.
-_SENTENCE_END = re.compile(r"(?:[.!?…][\"'”’»)\]]*(?=\s)|[。！？｡])[\r\n]*|[\r\n]+")
 _MAX_TAILS = 1 << 20
 """Tokens that the beginnings of one text may have of their own, all together."""
 
@@ -25,22 +22,6 @@ class Cut(NamedTuple):
     @property
     def num_tokens(self) -> int:
         return self.shared + len(self.tail)
-
-
-def sentence_ends(text: str) -> list[int]:
-    """Offsets at which a sentence or a line ends, ascending, the text's own end last.
-
-    Spaces after a sentence stand before the next one; line breaks belong to the line that they end.
-    """
-    ends: list[int] = []
-    seen, something = 0, False
-    for match in _SENTENCE_END.finditer(text):
-        something = something or not text[seen : match.end()].isspace()
-        seen = match.end()
-        if something and seen < len(text):
-            ends.append(seen)
-            something = False
-    return [*ends, len(text)] if text else []
 
 
 def token_ends(splits: Splits, text: str, every: int) -> list[int]:

@@ -15,12 +15,13 @@ from typing import Literal, NamedTuple
 
 from streambed.errors import TooLarge
 from streambed.text.incremental import IncrementalTokenizer, Splits
+from streambed.text.sentences import CJK_STOP, STOP
 from streambed.text.strings import check_text
 
 LongInput = Literal["merge", "truncate", "error"]
 """What to do with a text beyond the window."""
 
-_ENDS = re.compile(r"(?P<stop>[.!?…][\"'”’»)\]]*(?=\s)|[。！？｡])?(?P<space>\s+)|[。！？｡]")
+_ENDS = re.compile(rf"(?P<stop>{STOP}(?=\s)|{CJK_STOP})?(?P<space>\s+)|{CJK_STOP}")
 """Where something ends, and the spaces after it."""
 _AROUND = 24
 """Characters on both sides of a place that choose among places of one kind."""
