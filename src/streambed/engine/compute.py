@@ -18,12 +18,10 @@ from streambed.engine.stats import EngineStats, StepReport
 class ComputeInfo:
     """What computes, and how much it takes."""
 
-    weights: str
-    """Digest of what decides a vector beyond its token ids."""
     dtype: str
     device: str
     max_tokens: int
-    """Most tokens of one text, end token included."""
+    """Most tokens of one text, instruction and end token included: the window, or less where memory for KV is short."""
     max_batch_tokens: int
     """Rows of a step, as measured at the start."""
     kv_memory: int
@@ -37,6 +35,8 @@ class Compute(Protocol):
     """Safe to use from any thread of the process that made it."""
 
     info: ComputeInfo
+    weights: str
+    """Digest of what decides a vector beyond its token ids."""
     step_listeners: list[Callable[[StepReport], None]]
     """Are told of each step, on a thread of its own; must be quick and must not raise."""
 

@@ -67,8 +67,8 @@ class Core(ProcessBound):
         self._thread = threading.Thread(target=self._serve, args=(load, loaded), name="streambed-engine", daemon=True)
         self._thread.start()
         super().__init__()
+        self.weights = loaded.result()
         self.info = ComputeInfo(
-            weights=loaded.result(),
             dtype=self._device.dtype,
             device=self._device.name,
             max_tokens=self._kv.max_slots,

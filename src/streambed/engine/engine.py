@@ -49,7 +49,7 @@ class Engine(Closeable):
         self.tokenizer = documents.tokenizer
         self.compute: Compute = Core(checkpoint, options, documents.tokenizer.end_id)
         documents.max_tokens = self.compute.info.max_tokens
-        self.info = EngineInfo.of(checkpoint, documents, self.compute.info)
+        self.info = EngineInfo.of(checkpoint, documents, self.compute)
         super().__init__()
 
     @classmethod

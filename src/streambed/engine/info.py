@@ -6,21 +6,19 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from streambed.engine.compute import ComputeInfo
+from streambed.engine.compute import Compute, ComputeInfo
 from streambed.engine.documents import Documents
 from streambed.model.checkpoint import Checkpoint
 from streambed.text.instructions import QWEN_TEMPLATE
 
 
 @dataclass(frozen=True)
-class EngineInfo:
+class EngineInfo(ComputeInfo):
     """For logs, `/info` and clients that keep vectors."""
 
     model: str
     fingerprint: str
     """Equal for two engines exactly when they give the same vectors for the same text, up to rounding."""
-    dtype: str
-    device: str
     dimensions: int
     """Of the model's own vectors."""
     default_dimensions: int
@@ -31,44 +29,28 @@ class EngineInfo:
     """The form of an instruction."""
     window: int
     """The checkpoint's own limit."""
-    max_tokens: int
-    """Most tokens of one text, instruction and end token included: the window, or less where memory for KV is short."""
-    max_batch_tokens: int
-    """Rows of a step, as measured at the start."""
-    kv_memory: int
-    kv_bytes_per_token: int
     special_tokens: str
-    threads: int
-    single_thread_rows: int
-    """Steps that cost up to so many rows run on one thread; 0 where none does."""
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, documents: Documents, compute: ComputeInfo) -> EngineInfo:
+    def of(cls, checkpoint: Checkpoint, documents: Documents, compute: Compute) -> EngineInfo:
         return cls(
+            **vars(compute.info),
             model=checkpoint.name,
             fingerprint=_fingerprint(checkpoint.pipeline.pooling, documents, compute),
-            dtype=compute.dtype,
-            device=compute.device,
             dimensions=checkpoint.config.hidden_size,
             default_dimensions=documents.default_dimensions,
             default_prompt_name=documents.prompts.default_name,
             instruction_template=documents.prompts.template,
             window=checkpoint.window,
-            max_tokens=compute.max_tokens,
-            max_batch_tokens=compute.max_batch_tokens,
-            kv_memory=compute.kv_memory,
-            kv_bytes_per_token=compute.kv_bytes_per_token,
             special_tokens=documents.tokenizer.special_tokens,
-            threads=compute.threads,
-            single_thread_rows=compute.single_thread_rows,
         )
 
 
-def _fingerprint(pooling: str, documents: Documents, compute: ComputeInfo) -> str:
+def _fingerprint(pooling: str, documents: Documents, compute: Compute) -> str:
     """Hash of everything that decides a vector."""
     tokenizer, prompts = documents.tokenizer, documents.prompts
     text = [tokenizer.digest, tokenizer.end_id, tokenizer.special_tokens]
-    parts = [compute.weights, *text, pooling, "unit", compute.dtype]
+    parts = [compute.weights, *text, pooling, "unit", compute.info.dtype]
     # What is not as in most checkpoints comes last, so that the others' fingerprints stay as they were.
     if unnamed := prompts.choose():
         parts.append(["default prompt", unnamed])
