@@ -15,7 +15,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from streambed.errors import ERROR_TABLE
-from streambed.server.sessions import ROUTES, Sessions
+from streambed.server.routes import ROUTES
+from streambed.server.sessions import Sessions
 from streambed.settings import groups, shown_default
 from streambed.streams.protocol import TRANSITIONS
 from streambed.streams.store.store import HISTORY
@@ -142,7 +143,11 @@ SECTIONS: dict[str, Callable[[], str]] = {
     ),
     "routes": lambda: table(
         "| route | what |",
-        [[f"`{method} {path}`", " ".join(getattr(Sessions, name).__doc__.split())] for method, path, name, _ in ROUTES],
+        [
+            [f"`{row.method} {row.path}`", " ".join(getattr(Sessions, row.handler.split(".")[1]).__doc__.split())]
+            for row in ROUTES
+            if row.handler.startswith("sessions.")
+        ],
     ),
     "errors": lambda: table(
         "| code | HTTP | retryable |",

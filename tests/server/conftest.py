@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -19,13 +19,13 @@ from starlette.types import ASGIApp
 
 from streambed import Engine
 from streambed.server.app import create_app
-from streambed.server.guard import Guard
 from streambed.server.listener import Listener, listen
 from streambed.settings import Settings
 from streambed.streams.store.sqlite import SQLiteStore
 from streambed.vectors.reducers import Reducer
 from tests.checkpoints import make_checkpoint
 
+KEYS = ("first-key", "second-key")
 PROMPTS = {"query": "Question: ", "code": "Code: "}
 
 
@@ -94,10 +94,13 @@ class Live:
             return read_all(connection)
 
 
-def guard_of(live: Live) -> Guard:
-    """The guard, through whatever stands around it."""
+Kind = TypeVar("Kind")
+
+
+def guard_of(live: Live, layer: type[Kind]) -> Kind:
+    """A layer of the guard, or the application inside, through whatever stands around it."""
     app: Any = live.app
-    while not isinstance(app, Guard):
+    while not isinstance(app, layer):
         app = getattr(app, "_app", None) or app.app
     return app
 
@@ -196,3 +199,11 @@ def live(session_live: Live) -> Iterator[Live]:
     yield session_live
     session_live.engine.check_integrity()
     assert [record.getMessage() for record in session_live.errors] == []
+
+
+@pytest.fixture(scope="module")
+def keyed(engine: Engine) -> Iterator[Live]:
+    """A server that asks for one of KEYS; the client of the fixture sends the first."""
+    servers = Servers()
+    yield servers.start(engine, keys=KEYS)
+    servers.stop()

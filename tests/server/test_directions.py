@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from streambed.server.keys import Keys
 from tests.server.conftest import Live, guard_of
 
 
@@ -62,12 +63,12 @@ def test_other_methods(live: Live) -> None:
 
 
 def test_strangers_hear_of_no_route(live: Live) -> None:
-    guard = guard_of(live)
-    guard._keys = (b"key",)
+    keys = guard_of(live, Keys)
+    keys._keys = (b"key",)
     try:
         for path in ("/v1/embedding", "/v1/models/x", "/nope"):
             reply = live.client.get(path)
             assert reply.status_code == 401
             assert "mean" not in reply.text
     finally:
-        guard._keys = ()
+        keys._keys = ()

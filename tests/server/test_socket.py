@@ -125,9 +125,7 @@ def peer(live: Live) -> Iterator[Peer]:
 
 
 def sockets_of(live: Live) -> Sockets:
-    guard = guard_of(live)
-    assert isinstance(guard._app, FastAPI)
-    route = next(route for route in guard._app.routes if isinstance(route, APIWebSocketRoute))
+    route = next(route for route in guard_of(live, FastAPI).routes if isinstance(route, APIWebSocketRoute))
     sockets = route.endpoint.__self__  # type: ignore[attr-defined]
     assert isinstance(sockets, Sockets)
     return sockets

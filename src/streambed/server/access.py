@@ -8,38 +8,39 @@ import secrets
 import time
 
 from starlette.requests import HTTPConnection
-from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streambed.errors import Internal, InvalidRequest
-from streambed.server.directions import template_of
-from streambed.server.metrics import NO_LANE, OTHER, Metrics, lanes_of
+from streambed.server.layer import Layer
+from streambed.server.metrics import NO_LANE, OTHER, Metrics
+from streambed.server.proxy import route_path
+from streambed.server.routes import WEBSOCKET, Routes, Row
 
 logger = logging.getLogger("streambed.access")
 
 HEADER = b"x-request-id"
 _ID = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
-_METHODS = frozenset({"WEBSOCKET", "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
-_QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
-"""Asked every few seconds by machines; counted, and logged only where they fail."""
+_METHODS = frozenset({WEBSOCKET, "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 
-class Access:
-    """Middleware. Takes `X-Request-Id` from the client or makes one, and sends it back; it is in the log, and nothing else
-    of the request is but its route, how it ended and how long it took."""
+class Access(Layer):
+    """Takes `X-Request-Id` from the client or makes one, and sends it back; it is in the log, and nothing else of the
+    request is but its route, how it ended and how long it took.
 
-    def __init__(self, app: ASGIApp, routes: list[BaseRoute], metrics: Metrics) -> None:
-        self._app = app
+    Finds the route. Sets in the scope's state `path`, without any prefix, and `row`, for all that stands inside.
+    """
+
+    def __init__(self, app: ASGIApp, routes: Routes, metrics: Metrics) -> None:
+        super().__init__(app)
         self._routes = routes
         self._metrics = metrics
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket"):
-            await self._app(scope, receive, send)
-            return
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = _request_id(scope)
         state = scope.setdefault("state", {})
         state["request_id"] = request_id.decode()
+        state["path"] = route_path(scope)
+        state["row"] = self._routes.find(scope.get("method", WEBSOCKET), state["path"])
         status: int | None = None
 
         async def answer(message: Message) -> None:
@@ -49,7 +50,7 @@ class Access:
                 message = {**message, "headers": [*message.get("headers", []), (HEADER, request_id)]}
             await send(message)
 
-        started, asked = time.monotonic(), dict(scope)  # a mount changes the path while it answers
+        started = time.monotonic()
         is_http = scope["type"] == "http"
         if is_http:
             self._metrics.in_progress.inc()
@@ -58,21 +59,22 @@ class Access:
         finally:
             if is_http:
                 self._metrics.in_progress.dec()
-            self._tell(scope, self._route(scope, asked), status, time.monotonic() - started)
+            self._tell(scope, status, time.monotonic() - started)
 
-    def _tell(self, scope: Scope, route: str, status: int | None, seconds: float) -> None:
+    def _tell(self, scope: Scope, status: int | None, seconds: float) -> None:
         state = scope["state"]
-        error = state.get("error")
+        row, error = _row(scope), state.get("error")
+        route, lane = (OTHER, NO_LANE) if row is None else (row.template, row.lanes[0])
         outcome = "ok" if error is None else error.outcome
         if error is None and (status or 0) >= 400:  # of the page's files
             outcome = InvalidRequest.code if (status or 0) < 500 else Internal.code
-        method = state.get("method") or scope.get("method", "WEBSOCKET")
+        method = state.get("method") or scope.get("method", WEBSOCKET)
         if status in (None, 499):  # nobody was there to hear it
             outcome = "cancelled"
-        lane = "stream" if scope["type"] == "websocket" else state.get("lane") or lanes_of(route)[0]
+        lane = "stream" if scope["type"] == "websocket" else state.get("lane") or lane
         if scope["type"] == "http":
             self._metrics.request(route, lane, outcome)
-        if route in _QUIET and outcome == "ok":
+        if row is not None and row.quiet and outcome == "ok":
             return
         logger.info(
             "%s %s",
@@ -87,12 +89,12 @@ class Access:
             },
         )
 
-    def _route(self, scope: Scope, asked: Scope) -> str:
-        """The template that routing found, or would have; never the path, which clients choose."""
-        found = scope.get("route") or next(
-            (each for each in self._routes if each.matches(asked)[0] is Match.FULL), None
-        )
-        return OTHER if found is None else template_of(found)
+
+def _row(scope: Scope) -> Row | None:
+    """The row that answered, or would have; one for other methods, if the request came as far as to hear so."""
+    row: Row | None = scope["state"]["row"]
+    takes = row is not None and (row.takes(scope.get("method", WEBSOCKET)) or "route" in scope)
+    return row if takes else None
 
 
 def _request_id(scope: Scope) -> bytes:

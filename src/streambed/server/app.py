@@ -4,45 +4,45 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+import operator
+from collections.abc import AsyncIterator, Mapping
+from types import SimpleNamespace
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 import streambed
 from streambed.engine.engine import Engine
-from streambed.errors import ERROR_TABLE, Internal, InvalidRequest, RequestError
+from streambed.errors import Internal, InvalidRequest, RequestError
 from streambed.server.access import Access
-from streambed.server.directions import Directions, template_of
-from streambed.server.dropin import ROUTES as dropin_routes
+from streambed.server.bodies import Bodies
+from streambed.server.directions import Directions
 from streambed.server.dropin import DropIn
 from streambed.server.embeddings import Embeddings
-from streambed.server.guard import Guard
+from streambed.server.guard import Admission, Hosts, Origins, Refusals, SocketPaths
 from streambed.server.head import Head
 from streambed.server.health import WATCHDOG_SECONDS, Health
 from streambed.server.home import home
 from streambed.server.ignored import IgnoredFields
+from streambed.server.keys import Keys
 from streambed.server.metrics import Metrics
 from streambed.server.origins import Cors
-from streambed.server.playground import Page, Playground, Visits
+from streambed.server.playground import Playground, Visits
 from streambed.server.proxy import Proxy
-from streambed.server.reference import Reference, ReferenceFiles
-from streambed.server.refusals import error_response, note
-from streambed.server.sessions import ROUTES, Sessions
+from streambed.server.reference import Reference
+from streambed.server.replies import dialect_of, error_response, note
+from streambed.server.routes import FILES, ROUTES, WEBSOCKET, Routes
+from streambed.server.sessions import Sessions
 from streambed.server.socket import Sockets
 from streambed.settings import Settings
 from streambed.streams.registry import Registry
 from streambed.streams.store.store import Store
 from streambed.vectors.reducers import Reducer, Reducers
-from streambed.wire import EmbeddingsRequest, PrefixesRequest, TokenizeRequest
 
 logger = logging.getLogger("streambed")
 
@@ -64,9 +64,8 @@ def create_app(
     forms = Reducers(engine.info.dimensions, reducers or {}, engine.info.default_dimensions)
     metrics = metrics or Metrics()
     embeddings = Embeddings(engine, settings, names, forms, metrics)
-    dropin, health = DropIn(engine, embeddings, names), Health(engine, settings, names, forms)
     registry = Registry(engine, settings, journal, forms, metrics)
-    sessions, sockets = Sessions(registry, settings), Sockets(registry, settings, metrics)
+    sockets = Sockets(registry, settings, metrics)
     metrics.watch(engine, registry, sockets, WATCHDOG_SECONDS)
 
     @contextlib.asynccontextmanager
@@ -85,55 +84,43 @@ def create_app(
         openapi_url=None,  # `Reference` has it, and the viewer
         redirect_slashes=False,
     )
-    routes: tuple[tuple[str, str, Callable[..., Any], type[BaseModel] | None], ...] = (
-        ("POST", "/v1/embeddings", embeddings.create, EmbeddingsRequest),
-        ("POST", "/v1/embeddings/prefixes", embeddings.prefixes, PrefixesRequest),
-        ("POST", "/tokenize", embeddings.tokenize, TokenizeRequest),
-        *((method, path, getattr(sessions, name), model) for method, path, name, model in ROUTES),
-        *((method, path, getattr(dropin, name), model) for method, path, name, model in dropin_routes),
+    visits, routes = (
+        Visits(),
+        Routes(tuple(row for row in ROUTES if row.handler != "metrics.serve" or settings.metrics_port is None)),
     )
-    for method, path, handler, model in routes:
-        extra = None
-        if model is not None:
-            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-            extra = {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-        app.add_api_route(path, handler, methods=[method], responses=_ERRORS, openapi_extra=extra)
-    visits = Visits()
-    guard = Guard(app, settings, keys, visits)
-    page, reference = Playground(visits, guard.owner_of), Reference(app, bool(keys))
-    for method, path, handler in (
-        ("GET", "/", home),
-        ("POST", "/", dropin.tei_embed),  # as TEI has it: where Hugging Face's own client posts
-        ("GET", "/docs", reference.page),
-        ("GET", "/openapi.json", reference.document),
-        ("GET", "/playground", page.redirect),
-        ("POST", "/playground/key", page.enter),
-        ("DELETE", "/playground/key", page.leave),
-    ):
-        app.add_api_route(path, handler, methods=[method], include_in_schema=False)
-    app.mount("/docs", ReferenceFiles())
-    app.mount("/playground", Page())
-    app.add_api_websocket_route("/v1/embeddings", sockets.serve)
-    for path, handler in (
-        ("/v1/models", health.models),
-        ("/v1/models/{model:path}", health.model),
-        ("/info", health.info),
-        ("/health", health.ready),
-        ("/readyz", health.ready),
-        ("/livez", health.live),
-        *([("/metrics", metrics.serve)] if settings.metrics_port is None else []),
-    ):
-        app.add_api_route(path, handler, methods=["GET"], responses=_ERRORS if "{" in path else None)
-    directions = Directions(app.routes)
+    keyed = Keys(SocketPaths(Admission(Bodies(app, settings.max_body), settings), routes), keys, visits)
+    guard: ASGIApp = Refusals(Hosts(Origins(keyed, settings), settings, bool(keys)))
+    reference = Reference(app, bool(keys))
+    handlers = SimpleNamespace(
+        embeddings=embeddings,
+        sessions=Sessions(registry, settings),
+        dropin=DropIn(engine, embeddings, names),
+        home=home,
+        reference=reference,
+        playground=Playground(visits, keyed.owner_of),
+        sockets=sockets,
+        health=Health(engine, settings, names, forms),
+        metrics=metrics,
+    )
+    for row in routes.rows:
+        handler = operator.attrgetter(row.handler)(handlers)
+        if row.method == FILES:
+            app.mount(row.path, handler)
+        elif row.method == WEBSOCKET:
+            app.add_api_websocket_route(row.path, handler)
+        else:
+            more = reference.operation(row, inspect.getdoc(handler) or "")
+            app.add_api_route(row.path, handler, methods=[row.method], include_in_schema=row.shown, **more)
     app.add_exception_handler(RequestError, _on_request_error)
-    app.add_exception_handler(HTTPException, functools.partial(_on_http_exception, directions))
+    app.add_exception_handler(HTTPException, functools.partial(_on_http_exception, Directions(routes)))
     app.add_exception_handler(Exception, _on_bug)
-    metrics.expect({template_of(route) for route in app.routes if isinstance(route, Route | APIRoute | Mount)})
-    inner: ASGIApp = IgnoredFields(guard) if settings.ignore_unknown_fields else guard
+    metrics.expect(routes.lanes())
+    if settings.ignore_unknown_fields:
+        guard = IgnoredFields(guard)
     if settings.allow_origin:
         # Outside the guard, so that the page that caused a refusal can read it.
-        inner = Cors(inner, settings.allow_origin)
-    return Head(Proxy(Access(inner, app.routes, metrics), settings, directions.lead))
+        guard = Cors(guard, settings.allow_origin)
+    return Head(Proxy(Access(guard, routes, metrics), settings, lambda path: bool(routes.at(path))))
 
 
 async def _on_request_error(request: Request, error: Exception) -> Response:
@@ -143,7 +130,7 @@ async def _on_request_error(request: Request, error: Exception) -> Response:
 
 def _answer(request: Request, error: RequestError, status: int | None = None) -> Response:
     note(request.scope, error)
-    return error_response(error, status, request.state.path)
+    return error_response(error, status, dialect_of(request.scope))
 
 
 async def _on_http_exception(directions: Directions, request: Request, error: Exception) -> Response:
@@ -169,25 +156,3 @@ async def _on_bug(request: Request, error: Exception) -> Response:
 
 
 _SUMMARY = "Real-time text embeddings: Qwen3-Embedding behind the OpenAI API."
-_ERROR_SCHEMA = {
-    "type": "object",
-    "properties": {
-        "error": {
-            "type": "object",
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-                "code": {"type": "string", "enum": [error.code for error in ERROR_TABLE]},
-                "details": {"type": "object", "description": "Where there is more to act on: `indexes` of bad items."},
-            },
-        }
-    },
-}
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {
-        "description": ", ".join(error.code for error in ERROR_TABLE if error.status == status),
-        "content": {"application/json": {"schema": _ERROR_SCHEMA}},
-    }
-    for status in (400, 401, 404, 409, 413, 415, 429, 500, 503, 504, 507)
-}

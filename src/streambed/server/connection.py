@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from websockets.http11 import Request
 
 from streambed.errors import InvalidRequest
-from streambed.server.refusals import IDLE_SECONDS, LINGER_SECONDS, error_response
+from streambed.server.replies import IDLE_SECONDS, LINGER_SECONDS, error_response
 
 HEAD_SECONDS = 10.0
 """A request's head that takes longer to arrive, from the connection or from its first byte, ends the connection."""
@@ -149,7 +149,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket, whose clients can be dropped while there is something that they do not read.
 
     Puts `abort` in the scope's state. Says nothing of each connection: their paths may hold a key. After a frame that ends
-    it (too large, not UTF-8) it reads on for a while, as `refusals` does: to close with bytes unread would reset the
+    it (too large, not UTF-8) it reads on for a while, as `replies` does: to close with bytes unread would reset the
     connection, and the client would lose the reason.
     """
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
-
-from starlette.routing import BaseRoute, Mount, Route
 
 from streambed.errors import InvalidRequest, NotFound, RequestError
+from streambed.server.routes import FILES, WEBSOCKET, Routes
 
 _PARAMETER = re.compile(r"\{[^}]*\}")
 _ALIKE = 0.7
@@ -16,31 +14,19 @@ _ALIKE = 0.7
 _LONGEST = 80
 
 
-def template_of(route: BaseRoute) -> str:
-    """`/v1/models/{model}`: the path of a route as people write it."""
-    return str(getattr(route, "path", "") if isinstance(route, Mount) else getattr(route, "path_format", ""))
-
-
 class Directions:
-    """Knows the routes of an application; tells of those alone that its documentation shows."""
+    """Knows the routes of a server; tells of those alone that its documentation shows."""
 
-    def __init__(self, routes: Iterable[BaseRoute]) -> None:
-        self._routes = list(routes)
-        self._shown: dict[str, set[str]] = {}
-        for route in self._routes:
-            if isinstance(route, Route) and getattr(route, "include_in_schema", False):
-                self._shown.setdefault(template_of(route), set()).update(route.methods or ())
-
-    def lead(self, path: str) -> bool:
-        """Whether there is a route at a path."""
-        return any(_regex(route).match(path) for route in self._routes if isinstance(route, Route | Mount))
+    def __init__(self, routes: Routes) -> None:
+        self._routes = routes
+        self._shown: dict[str, list[str]] = {}
+        for row in routes.rows:
+            if row.shown:
+                self._shown.setdefault(row.template, []).append(row.method)
 
     def methods(self, path: str) -> list[str]:
         """The methods that a path takes, over all routes that stand there."""
-        found: set[str] = set()
-        for route in self._routes:
-            if isinstance(route, Route) and _regex(route).match(path):
-                found |= set(route.methods or ())
+        found = {row.method for row in self._routes.at(path)} - {FILES, WEBSOCKET}
         return sorted(found | ({"HEAD"} if "GET" in found else set()))
 
     def not_found(self, path: str) -> RequestError:
@@ -67,10 +53,6 @@ class Directions:
             if ratio > most:
                 best, most = f"{' or '.join(sorted(methods))} {template}", ratio
         return best
-
-
-def _regex(route: Route | Mount) -> re.Pattern[str]:
-    return route.path_regex
 
 
 def _fixed(path: str, template: str) -> tuple[str, str]:

@@ -8,12 +8,10 @@ setting here can do, such as vectors that are not of unit length, is refused; wh
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-import orjson
 from pydantic import Field, WithJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
@@ -25,13 +23,13 @@ from streambed.errors import Internal, InvalidRequest, NotReady, Overloaded, Req
 from streambed.server.embeddings import Embeddings
 from streambed.server.ignored import parse_body
 from streambed.server.inputs import Inputs
+from streambed.server.replies import Json
 from streambed.settings import Settings
 from streambed.vectors.reducers import Form
 from streambed.wire import MAX_INPUTS, EmbeddingsRequest, Strict
 from streambed.wire.requests import Input, Integer, Positive
 
 Body = TypeVar("Body", bound=Strict)
-Dialect = Callable[[RequestError], tuple[int, dict[str, Any]]]
 
 
 class TeiRequest(Strict):
@@ -113,17 +111,6 @@ class OllamaShowRequest(Strict):
     verbose: bool = Field(False, description="Accepted.")
 
 
-ROUTES: tuple[tuple[str, str, str, type[Strict] | None], ...] = (
-    ("POST", "/embed", "tei_embed", TeiRequest),
-    ("POST", "/api/embed", "ollama_embed", OllamaEmbedRequest),
-    ("POST", "/api/embeddings", "ollama_embeddings", OllamaEmbeddingsRequest),
-    ("POST", "/api/show", "ollama_show", OllamaShowRequest),
-    ("GET", "/api/tags", "ollama_tags", None),
-    ("GET", "/api/version", "ollama_version", None),
-)
-"""Method, path, handler, and what the body is."""
-
-
 class DropIn:
     """The handlers."""
 
@@ -152,7 +139,7 @@ class DropIn:
                 dimensions=asked.dimensions,
             )
 
-        return await self._embeddings.embed(request, read, lambda *found: _dump(_vectors(*found)))
+        return await self._embeddings.embed(request, read, _vectors)
 
     async def ollama_embed(self, request: Request) -> Response:
         """Ollama's route, with vectors of unit length as there."""
@@ -165,16 +152,14 @@ class DropIn:
             cut = self._cut(asked.options, asked.truncate)
             return _asking(input=asked.input, model=self._name(model), dimensions=asked.dimensions, **cut)
 
-        def write(asked: EmbeddingsRequest, form: Form, inputs: Inputs, embeddings: list[Embedding]) -> bytes:
-            return _dump(
-                {
-                    "model": model,
-                    "embeddings": _vectors(asked, form, inputs, embeddings),
-                    "total_duration": time.perf_counter_ns() - started,
-                    "load_duration": 0,
-                    "prompt_eval_count": sum(len(segment.ids) + 1 for segment in inputs.wanted),
-                }
-            )
+        def write(asked: EmbeddingsRequest, form: Form, inputs: Inputs, embeddings: list[Embedding]) -> Any:
+            return {
+                "model": model,
+                "embeddings": _vectors(asked, form, inputs, embeddings),
+                "total_duration": time.perf_counter_ns() - started,
+                "load_duration": 0,
+                "prompt_eval_count": sum(len(segment.ids) + 1 for segment in inputs.wanted),
+            }
 
         return await self._embeddings.embed(request, read, write)
 
@@ -187,7 +172,7 @@ class DropIn:
                 input=asked.prompt, model=self._name(asked.model), **self._cut(asked.options, True)
             )
 
-        return await self._embeddings.embed(request, read, lambda *found: _dump({"embedding": _vectors(*found)[0]}))
+        return await self._embeddings.embed(request, read, lambda *found: {"embedding": _vectors(*found)[0]})
 
     async def ollama_tags(self, request: Request) -> Response:
         """The models, as Ollama lists them."""
@@ -197,18 +182,18 @@ class DropIn:
             "digest": self._engine.info.fingerprint,
             "details": self._details(),
         }
-        return _reply({"models": [{"name": name, "model": name, **facts} for name in self._names]})
+        return Json({"models": [{"name": name, "model": name, **facts} for name in self._names]})
 
     async def ollama_version(self, request: Request) -> Response:
         """Streambed's own version."""
-        return _reply({"version": streambed.__version__})
+        return Json({"version": streambed.__version__})
 
     async def ollama_show(self, request: Request) -> Response:
         """What a model is, as far as embeddings go."""
         asked = parse_body(OllamaShowRequest, request, await request.body())
         self._embeddings.check_model(self._name(asked.model or asked.name or ""))
         info = self._engine.info
-        return _reply(
+        return Json(
             {
                 "modified_at": self._since,
                 "details": self._details(),
@@ -266,12 +251,8 @@ def tei_facts(engine: Engine, settings: Settings) -> dict[str, Any]:
     }
 
 
-def dialect_of(path: str) -> Dialect | None:
-    """How the routes of other servers say errors; None for ours."""
-    return _DIALECTS.get(path)
-
-
-def _as_tei(error: RequestError) -> tuple[int, dict[str, Any]]:
+def as_tei(error: RequestError) -> tuple[int, dict[str, Any]]:
+    """Status and body of an error as TEI has them."""
     kind, status = "Validation", error.status
     if error.details and "indexes" in error.details:
         kind = "Empty"
@@ -288,7 +269,8 @@ def _as_tei(error: RequestError) -> tuple[int, dict[str, Any]]:
     return status, {"error": _words(error, "inputs"), "error_type": kind}
 
 
-def _as_ollama(error: RequestError) -> tuple[int, dict[str, Any]]:
+def as_ollama(error: RequestError) -> tuple[int, dict[str, Any]]:
+    """The same as Ollama has them."""
     return error.status, {"error": _words(error, "input")}
 
 
@@ -301,11 +283,6 @@ def _words(error: RequestError, field: str) -> str:
     return error.message
 
 
-_DIALECTS: dict[str, Dialect] = {"/": _as_tei, "/embed": _as_tei} | {
-    path: _as_ollama for _, path, _, _ in ROUTES if path.startswith("/api/")
-}
-
-
 def _asking(**fields: Any) -> EmbeddingsRequest:
     return EmbeddingsRequest.model_validate(fields)
 
@@ -313,11 +290,3 @@ def _asking(**fields: Any) -> EmbeddingsRequest:
 def _vectors(asked: EmbeddingsRequest, form: Form, inputs: Inputs, embeddings: list[Embedding]) -> Any:
     """float32 [texts, dimensions]: none was divided, so each has one."""
     return np.ascontiguousarray(form.vectors(np.stack([embedding.vectors[0] for embedding in embeddings])))
-
-
-def _dump(value: Any) -> bytes:
-    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def _reply(value: Any) -> Response:
-    return Response(_dump(value), media_type="application/json")

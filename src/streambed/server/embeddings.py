@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -10,7 +11,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,6 +22,7 @@ from streambed.errors import DeadlineExceeded, InvalidRequest, NotFound, TooLarg
 from streambed.server.ignored import parse_body
 from streambed.server.inputs import Inputs, read_inputs
 from streambed.server.metrics import Metrics, Stage
+from streambed.server.replies import Json
 from streambed.settings import Settings
 from streambed.text.cuts import check_offsets
 from streambed.text.segments import Document
@@ -38,8 +39,8 @@ Prepared = TypeVar("Prepared")
 _LANES = {"query": Lane.QUERY, "bulk": Lane.BULK, None: None}
 LARGE_BODY = 128 << 10
 """Bodies beyond this take turns in the thread pool."""
-_GRACE_SECONDS = 5.0
-"""The engine keeps deadlines at the start of each step; a step that hangs is given this long."""
+GRACE_SECONDS = 5.0
+"""The engine keeps deadlines at the start of each step; a step that hangs, or a disk, is given this long."""
 
 
 class Embeddings:
@@ -66,13 +67,13 @@ class Embeddings:
 
     async def create(self, request: Request) -> Response:
         """Embeds the inputs. A client that leaves cancels what has not run."""
-        return await self.embed(request, lambda body: parse_body(EmbeddingsRequest, request, body), _write)
+        return await self.embed(request, functools.partial(parse_body, EmbeddingsRequest, request), _write)
 
     async def embed(
         self,
         request: Request,
         read: Callable[[bytes], EmbeddingsRequest],
-        write: Callable[[EmbeddingsRequest, Form, Inputs, list[Embedding]], bytes],
+        write: Callable[[EmbeddingsRequest, Form, Inputs, list[Embedding]], Any],
     ) -> Response:
         """What `write` says of the vectors that `read` finds asked for in the body; both run off the event loop."""
 
@@ -89,7 +90,7 @@ class Embeddings:
     async def prefixes(self, request: Request) -> Response:
         """Embeds beginnings of one text, which is read once. Each vector is that of the beginning on its own."""
 
-        def write(asked: PrefixesRequest, form: Form, beginnings: Beginnings, embeddings: list[Embedding]) -> bytes:
+        def write(asked: PrefixesRequest, form: Form, beginnings: Beginnings, embeddings: list[Embedding]) -> Any:
             vectors = form.vectors(beginnings.vectors(embeddings))
             data: list[dict[str, Any]] = []
             before = offset = 0
@@ -99,11 +100,9 @@ class Embeddings:
                 item = {"object": "embedding", "index": index, "offset": offset, "tokens": cut.num_tokens + 1}
                 data.append(item | form.encode(vector))
             # Each token is computed once, and each end token.
-            return _dump(asked, data, len(beginnings.ids) + len(beginnings.cuts), embeddings, {})
+            return _reply(asked, data, len(beginnings.ids) + len(beginnings.cuts), embeddings)
 
-        def read(body: bytes) -> PrefixesRequest:
-            return parse_body(PrefixesRequest, request, body)
-
+        read = functools.partial(parse_body, PrefixesRequest, request)
         return await self._answer(request, read, self._cut, self._engine.submit_beginnings, write)
 
     async def _answer(
@@ -112,7 +111,7 @@ class Embeddings:
         read: Callable[[bytes], Asked],
         prepare: Callable[[Asked, Callable[[], bool]], Prepared],
         submit: Callable[..., list[Future[Embedding]]],
-        write: Callable[[Asked, Form, Prepared, list[Embedding]], bytes],
+        write: Callable[[Asked, Form, Prepared, list[Embedding]], Any],
     ) -> Response:
         """What both have in common: parse, tokenise, compute, write, each within the deadline."""
         started = time.monotonic()
@@ -128,18 +127,21 @@ class Embeddings:
             return gone.is_set() or self._closing or time.monotonic() >= deadline
 
         work = self._work(lambda: prepare(asked, expired), len(body), deadline)
-        prepared = await (work if len(body) <= LARGE_BODY else _attended(request, work, gone))
+        try:
+            prepared = await (work if len(body) <= LARGE_BODY else _attended(request, work))
+        finally:
+            gone.set()
         if prepared is None:
             return Response(status_code=499)  # nobody reads it
         tokenized = time.monotonic()
         if tokenized >= deadline:
             raise DeadlineExceeded("the deadline passed while the text was tokenised")
         futures = submit(prepared, lane=_LANES[asked.priority], owner=request.state.owner, deadline=deadline)
-        embeddings = await _wait(request, futures, deadline + _GRACE_SECONDS) if futures else []
+        embeddings = await _results(request, futures, deadline + GRACE_SECONDS) if futures else []
         if embeddings is None:
             return Response(status_code=499)  # nobody reads it
         computed = time.monotonic()
-        content = await self._work(lambda: write(asked, form, prepared, embeddings))
+        response = await self._work(lambda: Json(write(asked, form, prepared, embeddings)))
         ended = time.monotonic()
         timing: dict[Stage, float] = {
             "tokenize": tokenized - started,
@@ -154,8 +156,9 @@ class Embeddings:
         cached = sum(embedding.cached_tokens for embedding in embeddings)
         rows = sum(embedding.computed_tokens for embedding in embeddings)
         self._metrics.tokens(lane, cached + rows, cached, rows)
-        header = ", ".join(f"{name};dur={seconds * 1000:.2f}" for name, seconds in timing.items())
-        return Response(content, media_type="application/json", headers={"Server-Timing": header})
+        told = (f"{name};dur={seconds * 1000:.2f}" for name, seconds in timing.items())
+        response.headers["Server-Timing"] = ", ".join(told)
+        return response
 
     async def tokenize(self, request: Request) -> Response:
         """Token ids of each input as `/v1/embeddings` sees it: prompt, text, and the end token."""
@@ -164,7 +167,7 @@ class Embeddings:
         if asked.model is not None:
             self.check_model(asked.model)
 
-        def work() -> bytes:
+        def work() -> Response:
             prompt = self._engine.prompt(asked.instruction, asked.prompt_name, asked.input_type)
             texts = [text for text in parse_input(asked.input, False, 0) if isinstance(text, str)]
             size, limit = sum(len(prompt) + len(text) for text in texts), self._engine.documents.max_characters
@@ -173,17 +176,15 @@ class Embeddings:
                     f"the texts have {size:,} characters with their prompts; the limit is {limit:,}", "input"
                 )
             tokenizer = self._engine.tokenizer
-            data = []
-            for index, ids in enumerate(tokenizer.encode_batch([prompt + text for text in texts])):
-                tokens = [*ids, tokenizer.end_id]
-                data.append(
-                    {"index": index, "count": len(tokens), "tokens": tokens, "pieces": tokenizer.decode(tokens)}
-                )
-            return orjson.dumps(
-                {"object": "list", "prompt": prompt, "max_tokens": self._engine.info.max_tokens, "data": data}
-            )
+            tokens = [[*ids, tokenizer.end_id] for ids in tokenizer.encode_batch([prompt + text for text in texts])]
+            data = [
+                {"index": index, "count": len(ids), "tokens": ids, "pieces": tokenizer.decode(ids)}
+                for index, ids in enumerate(tokens)
+            ]
+            window = self._engine.info.max_tokens
+            return Json({"object": "list", "prompt": prompt, "max_tokens": window, "data": data})
 
-        return Response(await self._work(work, len(body)), media_type="application/json")
+        return await self._work(work, len(body))
 
     def check_model(self, model: str) -> None:
         """Raises NotFound, with the names that there are."""
@@ -227,7 +228,7 @@ class Embeddings:
             self._large.release()
 
 
-def _write(asked: EmbeddingsRequest, form: Form, inputs: Inputs, embeddings: list[Embedding]) -> bytes:
+def _write(asked: EmbeddingsRequest, form: Form, inputs: Inputs, embeddings: list[Embedding]) -> Any:
     """The reply. What stands beside OpenAI's fields is there only if it was asked for, or a text was long."""
     hidden = iter([embedding.vectors[0] for embedding in embeddings])
     found = [
@@ -252,7 +253,8 @@ def _write(asked: EmbeddingsRequest, form: Form, inputs: Inputs, embeddings: lis
             told = {"index": index, "segments": len(document.segments), "tokens": sum(document.weights)}
             long_inputs.append(told | {"truncated": document.truncated})
     prompt_tokens = sum(len(segment.ids) + 1 for segment in inputs.wanted)
-    return _dump(asked, data, prompt_tokens, embeddings, {"long_inputs": long_inputs} if long_inputs else {})
+    reply = _reply(asked, data, prompt_tokens, embeddings)
+    return reply | {"long_inputs": long_inputs} if long_inputs else reply
 
 
 def _segments(
@@ -265,61 +267,47 @@ def _segments(
     ]
 
 
-def _dump(
-    asked: EmbeddingsRequest | PrefixesRequest,
-    data: list[dict[str, Any]],
-    prompt_tokens: int,
-    embeddings: list[Embedding],
-    more: dict[str, Any],
-) -> bytes:
-    return orjson.dumps(
-        {
-            "object": "list",
-            "data": data,
-            "model": asked.model,
-            "usage": {
-                "prompt_tokens": prompt_tokens,
-                "total_tokens": prompt_tokens,
-                "prompt_tokens_details": {"cached_tokens": sum(embedding.cached_tokens for embedding in embeddings)},
-            },
-            **more,
+def _reply(
+    asked: EmbeddingsRequest | PrefixesRequest, data: list[Any], prompt_tokens: int, embeddings: list[Embedding]
+) -> dict[str, Any]:
+    return {
+        "object": "list",
+        "data": data,
+        "model": asked.model,
+        "usage": {
+            "prompt_tokens": prompt_tokens,
+            "total_tokens": prompt_tokens,
+            "prompt_tokens_details": {"cached_tokens": sum(embedding.cached_tokens for embedding in embeddings)},
         },
-        option=orjson.OPT_SERIALIZE_NUMPY,
-    )
+    }
 
 
-async def _wait(request: Request, futures: list[Future[Embedding]], until: float) -> list[Embedding] | None:
+async def _results(request: Request, futures: list[Future[Embedding]], until: float) -> list[Embedding] | None:
     """All results, or the first error; None where the client left. Whatever is not done then is cancelled."""
     results = [asyncio.wrap_future(future) for future in futures]
-    done = asyncio.ensure_future(asyncio.wait(results))
-    gone = asyncio.ensure_future(_disconnected(request))
     try:
-        both: set[asyncio.Future[Any]] = {done, gone}
-        await asyncio.wait(both, timeout=until - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
-        if done.done():
-            errors = [error for result in results if (error := result.exception())]
-            if errors:
-                raise errors[0]
-            return [result.result() for result in results]
-        if gone.done():
-            return None
-        raise DeadlineExceeded("the deadline passed while the text was computed")
+        async with asyncio.timeout(until - time.monotonic()):
+            if await _attended(request, asyncio.wait(results)) is None:
+                return None
+        errors = [error for result in results if (error := result.exception())]
+        if errors:
+            raise errors[0]
+        return [result.result() for result in results]
+    except TimeoutError:
+        raise DeadlineExceeded("the deadline passed while the text was computed") from None
     finally:
-        done.cancel()
-        gone.cancel()
         for result in results:
             result.cancel()
 
 
-async def _attended(request: Request, work: Coroutine[Any, Any, Result], gone: threading.Event) -> Result | None:
-    """What comes of `work`; None where the client left, of which `gone` tells those who compute."""
+async def _attended(request: Request, work: Coroutine[Any, Any, Result]) -> Result | None:
+    """What comes of `work`; None where the client left."""
     done, left = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
     try:
         both: set[asyncio.Future[Any]] = {done, left}
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         return done.result() if done.done() else None
     finally:
-        gone.set()
         done.cancel()
         left.cancel()
 

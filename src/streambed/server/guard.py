@@ -1,67 +1,30 @@
-"""What every request passes first: host, key, admission, and a body of bounded size in bounded time.
+"""What every request passes before it is read: layers that ask for the host, the origin and a place among those in progress.
 
-Pure ASGI, so that it counts bytes while they arrive and decides by the raw path, the one that routing uses too.
+They decide by the raw path, the one that routing uses too. The key is in `keys`, the body in `bodies`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
+from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from starlette.websockets import WebSocket
 
-from streambed.errors import (
-    ForbiddenOrigin,
-    InvalidRequest,
-    NotFound,
-    NotReady,
-    Overloaded,
-    RequestError,
-    TooLarge,
-    Unauthorized,
-    UnsupportedMedia,
-)
-from streambed.origins import same_host
+from streambed.errors import ForbiddenOrigin, InvalidRequest, NotFound, NotReady, Overloaded, RequestError
+from streambed.server.layer import Layer
 from streambed.server.origins import check_origin
-from streambed.server.playground import Visits
-from streambed.server.proxy import route_path
-from streambed.server.refusals import error_response, note, refuse
-from streambed.server.subprotocol import take_key
+from streambed.server.replies import refuse
+from streambed.server.routes import WEBSOCKET, Routes, Row
 from streambed.settings import Settings, is_loopback
 
-OPEN_PATHS = frozenset({"/", "/livez", "/readyz"})
-PAGES = ("/playground", "/docs")
-"""Whose files are open, too."""
-KEY_PATH = "/playground/key"
-"""Where the page brings a key; so none is asked for."""
-KEY_BODY = 16 << 10
-SOCKET_PATHS = frozenset({"/v1/embeddings"})
 _DECISIVE = frozenset({b"host", b"authorization", b"content-type", b"content-length", b"origin"})
-BODY_SECONDS = 30.0
-"""A body that takes longer to arrive is given up."""
+_READ = _DECISIVE | {b"content-encoding", b"cookie", b"sec-fetch-site", b"transfer-encoding"}
 
 
-class Guard:
-    """Middleware. Sets `scope["state"]["owner"]`, under which KV is shared: a digest of the key, never the key."""
+class Refusals(Layer):
+    """Answers what the layers inside refuse. Sets `headers` in the scope's state: those that they read, by lower name."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, keys: tuple[str, ...], visits: Visits) -> None:
-        self._app = app
-        self._visits = visits
-        self._settings = settings
-        self._keys = tuple(key.encode() for key in keys)
-        self._running = 0
-        self._sockets = 0
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            await self._handshake(scope, receive, send)
-            return
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        path = scope.setdefault("state", {})["path"] = route_path(scope)
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         answered = False
 
         async def answer(message: Message) -> None:
@@ -70,162 +33,99 @@ class Guard:
             await send(message)
 
         try:
-            headers = _headers(scope)
-            self._check_host(headers)
-            if is_open(path) and scope["method"] == "GET":
-                await self._app(scope, receive, answer)
-                return
-            if scope["method"] not in ("GET", "OPTIONS"):
-                check_origin(headers, self._settings.allow_origin)
-            brings_key = path == KEY_PATH
-            if scope["method"] != "OPTIONS" and not brings_key:  # a preflight carries no key and reads nothing
-                scope["state"]["owner"] = self._check_key(headers)
-            if scope["method"] not in ("POST", "PUT"):
-                await self._app(scope, receive, answer)
-                return
-            if brings_key:  # from anybody: it takes no place from those who have one
-                self._check_media(headers)
-                body = await self._read_body(headers, receive, KEY_BODY)
-                await self._app(scope, _replay(body, receive), answer)
-                return
-            if self._running >= self._settings.max_requests:
-                raise Overloaded(f"{self._running} requests are in progress; try again later")
-            self._check_media(headers)
-            self._running += 1
-            try:
-                body = await self._read_body(headers, receive, self._settings.max_body)
-                await self._app(scope, _replay(body, receive), answer)
-            finally:
-                self._running -= 1
+            scope["state"]["headers"] = _headers(scope)
+            await self._app(scope, receive, answer)
         except RequestError as error:
             await refuse(error, scope, receive, send)
-        except _ClientGone:
-            return
         except asyncio.CancelledError:
             # uvicorn gives up what is still running when the time to drain is over. Who waits shall hear why.
-            if answered:
+            if answered or scope["type"] != "http":
                 raise
             await refuse(NotReady("the server is shutting down"), scope, receive, send)
 
-    async def _handshake(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Host, origin and key of a WebSocket, before it is one: a refusal is an HTTP reply."""
-        try:
-            headers = _headers(scope)
-            self._check_host(headers)
-            check_origin(headers, self._settings.allow_origin)
-            scope.setdefault("state", {})["owner"] = self._check_key(headers, take_key(scope))
-            if route_path(scope) not in SOCKET_PATHS:
-                raise NotFound(f"there is no WebSocket at this path; streams are at {', '.join(SOCKET_PATHS)}")
-            if self._sockets >= self._settings.max_sockets:
-                raise Overloaded(f"{self._sockets} WebSockets are open; try again later")
-        except RequestError as error:
-            note(scope, error)
-            await WebSocket(scope, receive, send).send_denial_response(error_response(error))
-            return
-        self._sockets += 1
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            self._sockets -= 1
-
-    def _check_host(self, headers: dict[bytes, bytes]) -> None:
-        """Without a key, only names of this machine will do: a web page could point its own name here (DNS rebinding)."""
-        if self._keys or not self._settings.is_loopback or self._settings.no_auth:
-            return
-        host = headers.get(b"host", b"").decode("latin-1")
-        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-        if not is_loopback(name):
-            raise ForbiddenOrigin("the Host header is no name of this machine; use a key to serve under other names")
-
-    def _check_key(self, headers: dict[bytes, bytes], offered: bytes | None = None) -> str:
-        """The owner. offered: a key that came otherwise; `Authorization` wins, and both win over a cookie."""
-        if not self._keys:
-            return ""
-        if b"authorization" not in headers:
-            owner = self._visitor(headers) if offered is None else self.owner_of(offered)
-            if owner is not None:
-                return owner
-        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-        owner = self.owner_of(given.strip())
-        if scheme.lower() != b"bearer" or owner is None:
-            raise Unauthorized("a valid API key is needed: Authorization: Bearer <key>")
-        return owner
-
-    def owner_of(self, given: bytes) -> str | None:
-        """The owner whose key this is; where none is asked for, everybody is the same one."""
-        if not self._keys:
-            return ""
-        matches = [hmac.compare_digest(given, key) for key in self._keys]  # all of them, whichever matches
-        return hashlib.sha256(given).hexdigest() if any(matches) else None
-
-    def _visitor(self, headers: dict[bytes, bytes]) -> str | None:
-        """Whose cookie it is. Browsers send it for pages of this site alone; where they say for which, it must be ours."""
-        site = headers.get(b"sec-fetch-site", b"same-origin")
-        origin, host = (headers.get(name, b"").decode("latin-1") for name in (b"origin", b"host"))
-        if site != b"same-origin" or (b"origin" in headers and not same_host(origin, host)):
-            return None
-        return self._visits.owner(headers.get(b"cookie", b"").decode("latin-1"))
-
-    def _check_media(self, headers: dict[bytes, bytes]) -> None:
-        if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
-            raise UnsupportedMedia("compressed bodies are not accepted")
-        if headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers:
-            return  # there is no body
-        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        if kind != b"application/json":
-            raise UnsupportedMedia("Content-Type must be application/json")
-
-    async def _read_body(self, headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
-        declared = headers.get(b"content-length", b"0")
-        if declared.isdigit() and int(declared[:20]) > limit:
-            raise TooLarge(f"the body has {int(declared[:20]):,} bytes; the limit is {limit:,}")
-        parts, size = [], 0
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                more = True
-                while more:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise _ClientGone
-                    size += len(message.get("body", b""))
-                    if size > limit:
-                        raise TooLarge(f"the body has more than {limit:,} bytes, which is the limit")
-                    parts.append(message.get("body", b""))
-                    more = message.get("more_body", False)
-        except TimeoutError:
-            raise InvalidRequest(f"the body did not arrive within {BODY_SECONDS:.0f} seconds") from None
-        return b"".join(parts)
-
-
-class _ClientGone(Exception):
-    """The client left while its body arrived; nobody waits for an answer."""
-
-
-def is_open(path: str) -> bool:
-    """Whether a path can be read without a key."""
-    return path in OPEN_PATHS or any(path == page or path.startswith(f"{page}/") for page in PAGES)
-
 
 def _headers(scope: Scope) -> dict[bytes, bytes]:
-    """Headers by lower-case name. Raises InvalidRequest where one that decides something is there twice."""
+    """Raises InvalidRequest where one that decides something is there twice."""
     result: dict[bytes, bytes] = {}
     for raw, value in scope["headers"]:
         name = raw.lower()
         if name in result and name in _DECISIVE:
             raise InvalidRequest(f"header {name.decode('latin-1')} is there more than once")
-        result[name] = value
+        if name in _READ:
+            result[name] = value
     return result
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that hands out the body that was read, then what comes after it (a disconnect)."""
-    sent = False
+class Hosts(Layer):
+    """Without a key, only names of this machine will do: a web page could point its own name here (DNS rebinding)."""
 
-    async def replayed() -> Message:
-        nonlocal sent
-        if sent:
-            return await receive()
-        sent = True
-        return {"type": "http.request", "body": body, "more_body": False}
+    def __init__(self, app: ASGIApp, settings: Settings, keyed: bool) -> None:
+        super().__init__(app)
+        self._any_will_do = keyed or not settings.is_loopback or settings.no_auth
 
-    return replayed
+    def check(self, scope: Scope) -> None:
+        host = scope["state"]["headers"].get(b"host", b"").decode("latin-1")
+        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+        if not self._any_will_do and not is_loopback(name):
+            raise ForbiddenOrigin("the Host header is no name of this machine; use a key to serve under other names")
+
+
+class Origins(Layer):
+    """Pages of others neither write nor open streams."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        super().__init__(app)
+        self._allowed = settings.allow_origin
+
+    def check(self, scope: Scope) -> None:
+        if scope.get("method") not in ("GET", "OPTIONS"):
+            check_origin(scope["state"]["headers"], self._allowed)
+
+
+class SocketPaths(Layer):
+    """A handshake elsewhere is refused as HTTP, which Starlette would not do."""
+
+    def __init__(self, app: ASGIApp, routes: Routes) -> None:
+        super().__init__(app)
+        self._paths = ", ".join(row.path for row in routes.rows if row.method == WEBSOCKET)
+
+    def check(self, scope: Scope) -> None:
+        row: Row | None = scope["state"]["row"]
+        if scope["type"] == "websocket" and (row is None or row.method != WEBSOCKET):
+            raise NotFound(f"there is no WebSocket at this path; streams are at {self._paths}")
+
+
+class Admission(Layer):
+    """So many requests that bring a body are in progress at once, and so many WebSockets are open."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        super().__init__(app)
+        self._limits: Final = {
+            "http": (settings.max_requests, "requests are in progress"),
+            "websocket": (settings.max_sockets, "WebSockets are open"),
+        }
+        self.running = dict.fromkeys(self._limits, 0)
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind == "http" and (not brings_body(scope) or is_open(scope)):
+            await self._app(scope, receive, send)
+            return
+        limit, what = self._limits[kind]
+        if self.running[kind] >= limit:
+            raise Overloaded(f"{self.running[kind]} {what}; try again later")
+        self.running[kind] += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self.running[kind] -= 1
+
+
+def brings_body(scope: Scope) -> bool:
+    return scope.get("method") in ("POST", "PUT")
+
+
+def is_open(scope: Scope) -> bool:
+    """Whether a request needs no key."""
+    row: Row | None = scope["state"]["row"]
+    return row is not None and row.is_open(scope["method"])

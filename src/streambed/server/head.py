@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
+
+from streambed.server.layer import Layer
 
 
-class Head:
-    """Middleware, outside all that looks at methods. What listens keeps the body back: it knows what was asked."""
+class Head(Layer):
+    """Outside all that looks at methods. What listens keeps the body back: it knows what was asked."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "HEAD":
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("method") == "HEAD":
             scope.setdefault("state", {})["method"] = "HEAD"  # for the log
             scope = {**scope, "method": "GET"}
         await self._app(scope, receive, send)

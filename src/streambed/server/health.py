@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,6 +12,7 @@ import streambed
 from streambed.engine.engine import Engine
 from streambed.errors import NotFound, NotReady
 from streambed.server.dropin import tei_facts
+from streambed.server.replies import Json
 from streambed.settings import Settings
 from streambed.vectors.reducers import Reducers
 
@@ -32,7 +32,7 @@ class Health:
 
     async def live(self, request: Request) -> Response:
         """The event loop turns."""
-        return Response(b'{"status":"ok"}', media_type="application/json")
+        return Json({"status": "ok"})
 
     async def ready(self, request: Request) -> Response:
         """The engine takes work and gets it done."""
@@ -40,19 +40,19 @@ class Health:
             raise NotReady("the engine does not take work")
         if self._engine.stats().last_progress_s > WATCHDOG_SECONDS:
             raise NotReady("the engine makes no progress")
-        return Response(b'{"status":"ok"}', media_type="application/json")
+        return Json({"status": "ok"})
 
     async def models(self, request: Request) -> Response:
         """OpenAI's list of models, with window and dimensions."""
         data = [self._model(name) for name in self._names]
-        return Response(orjson.dumps({"object": "list", "data": data}), media_type="application/json")
+        return Json({"object": "list", "data": data})
 
     async def model(self, request: Request) -> Response:
         """One served model, by its name."""
         name = request.path_params["model"]
         if name not in self._names:
             raise NotFound(f"no such model here; this server has {', '.join(self._names)}", "model")
-        return Response(orjson.dumps(self._model(name)), media_type="application/json")
+        return Json(self._model(name))
 
     def _model(self, name: str) -> dict[str, object]:
         info = self._engine.info
@@ -78,4 +78,4 @@ class Health:
             "reducers": {name: reducer.about() for name, reducer in self._reducers.reducers.items()},
             "stats": asdict(engine.stats()),
         }
-        return Response(orjson.dumps(body), media_type="application/json")
+        return Json(body)

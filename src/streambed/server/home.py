@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
+
+from streambed.server.replies import Json
 
 PLACES = {
     "embeddings": "/v1/embeddings",
@@ -25,5 +26,4 @@ async def home(request: Request) -> Response:
     if "text/html" in request.headers.get("accept", ""):
         return RedirectResponse(f"{prefix}/playground/", 307, _HEADERS)
     places = {name: prefix + path for name, path in PLACES.items()}
-    body = orjson.dumps({"service": "Streambed", **places})
-    return Response(body, media_type="application/json", headers=_HEADERS)
+    return Json({"service": "Streambed", **places}, headers=_HEADERS)

@@ -7,8 +7,9 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 from starlette.requests import Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from streambed.server.layer import Layer
 from streambed.wire import parse
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -18,19 +19,13 @@ _MOST = 8
 _CHARACTERS = 64
 
 
-class IgnoredFields:
-    """Middleware: names in `X-Ignored-Fields` what `parse_body` has left out of a request. Clients choose the names, so a
+class IgnoredFields(Layer):
+    """Names in `X-Ignored-Fields` what `parse_body` has left out of a request. Clients choose the names, so a
     few are given, shortened and in plain characters, and the rest is counted."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         names: list[str] = []
-        scope.setdefault("state", {})["ignored"] = names
+        scope["state"]["ignored"] = names
 
         async def answer(message: Message) -> None:
             if names and message["type"] == "http.response.start":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -52,15 +52,6 @@ OTHER = "other"
 """Route of what is no route."""
 
 
-def lanes_of(route: str) -> tuple[str, ...]:
-    """In which lanes the requests of a route are: the first one unless the request says another."""
-    if "/v1/sessions" in route:
-        return ("stream",)
-    if route == "/":
-        return (NO_LANE, *REQUEST_LANES)
-    return REQUEST_LANES if route.startswith(("/v1/embeddings", "/embed", "/api/embed")) else (NO_LANE,)
-
-
 class Metrics:
     """A server's series. The `Observer` of its streams; safe to call from any thread."""
 
@@ -97,10 +88,11 @@ class Metrics:
         for outcome in ("written", "refused"):
             self._entries.labels(outcome)
 
-    def expect(self, routes: Iterable[str]) -> None:
-        """Has the series of these routes, templates such as `/v1/sessions/{session}`; anything else counts as `other`."""
-        for route in (*routes, OTHER):
-            for lane in lanes_of(route):
+    def expect(self, lanes: Mapping[str, Iterable[str]]) -> None:
+        """Has the series of these routes, templates such as `/v1/sessions/{session}`, in the lanes of each; anything else
+        counts as `other`."""
+        for route, each in {**lanes, OTHER: (NO_LANE,)}.items():
+            for lane in each:
                 for outcome in OUTCOMES:
                     self._requests.labels(route, lane, outcome)
 

@@ -85,6 +85,7 @@ class Playground:
     """The handlers. owner_of: the owner whose key a text is, or None."""
 
     def __init__(self, visits: Visits, owner_of: Callable[[bytes], str | None]) -> None:
+        self.files = Page()
         self._visits = visits
         self._owner_of = owner_of
 

@@ -11,36 +11,36 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from streambed.server.layer import Layer
 from streambed.settings import Settings, is_prefix
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-class Proxy:
-    """Middleware, outside all that looks at paths. Requests come with the prefix or without, as proxies do either; inside,
+class Proxy(Layer):
+    """Outside all that looks at paths. Requests come with the prefix or without, as proxies do either; inside,
     `scope["path"]` always has it and `scope["root_path"]` says what it is (ASGI)."""
 
     def __init__(self, app: ASGIApp, settings: Settings, leads: Callable[[str], bool]) -> None:
         """leads: whether there is a route at a path."""
-        self._app = app
+        super().__init__(app)
         self._root_path = settings.root_path
         self._leads = leads
         self._trusted = [ipaddress.ip_network(each, strict=False) for each in settings.trusted_proxy]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] in ("http", "websocket"):
-            scope = dict(scope)
-            forwarded = self._forwarded(scope)
-            prefix = forwarded.get(b"prefix", "").rstrip("/")
-            if not is_prefix(prefix):
-                prefix = self._root_path
-            if (proto := forwarded.get(b"proto", "").lower()) in ("http", "https"):
-                scope["scheme"] = proto.replace("http", "ws") if scope["type"] == "websocket" else proto
-            if host := forwarded.get(b"host"):
-                others = [pair for pair in scope["headers"] if pair[0].lower() != b"host"]
-                scope["headers"] = [*others, (b"host", host.encode("latin-1"))]
-            if prefix:
-                scope |= {"root_path": prefix, "path": prefix + self._without(prefix, scope["path"])}
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope = dict(scope)
+        forwarded = self._forwarded(scope)
+        prefix = forwarded.get(b"prefix", "").rstrip("/")
+        if not is_prefix(prefix):
+            prefix = self._root_path
+        if (proto := forwarded.get(b"proto", "").lower()) in ("http", "https"):
+            scope["scheme"] = proto.replace("http", "ws") if scope["type"] == "websocket" else proto
+        if host := forwarded.get(b"host"):
+            others = [pair for pair in scope["headers"] if pair[0].lower() != b"host"]
+            scope["headers"] = [*others, (b"host", host.encode("latin-1"))]
+        if prefix:
+            scope |= {"root_path": prefix, "path": prefix + self._without(prefix, scope["path"])}
         await self._app(scope, receive, send)
 
     def _without(self, prefix: str, path: str) -> str:

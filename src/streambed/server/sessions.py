@@ -7,13 +7,14 @@ import time
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-import orjson
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from streambed.errors import DeadlineExceeded, TooLarge
+from streambed.errors import DeadlineExceeded
+from streambed.server.embeddings import GRACE_SECONDS
 from streambed.server.ignored import parse_body
+from streambed.server.replies import Json
 from streambed.settings import Settings
 from streambed.streams.registry import Registry
 from streambed.wire import (
@@ -31,24 +32,7 @@ from streambed.wire import (
     error_of,
 )
 
-MAX_BODY = 2 << 20
-"""Bytes of a request: a session's text, with room for escapes. Parsed on the event loop, so it must be quick."""
 Body = TypeVar("Body", bound=BaseModel)
-
-_GRACE_SECONDS = 5.0
-"""The engine keeps deadlines at the start of each step; a step that hangs, or a disk, is given this long."""
-
-
-ROUTES: tuple[tuple[str, str, str, type[BaseModel] | None], ...] = (
-    ("POST", "/v1/sessions", "create", SessionOptions),
-    ("GET", "/v1/sessions", "list", None),
-    ("GET", "/v1/sessions/{session}", "get", None),
-    ("DELETE", "/v1/sessions/{session}", "delete", None),
-    ("POST", "/v1/sessions/{session}/append", "append", AppendRequest),
-    ("PUT", "/v1/sessions/{session}/text", "set", SetRequest),
-    ("POST", "/v1/sessions/{session}/embedding", "embed", EmbeddingRequest),
-)
-"""Method, path, handler, and what the body is."""
 
 
 class Asker:
@@ -78,12 +62,12 @@ class Sessions:
     async def list(self, request: Request) -> Response:
         """Lists the sessions of this key."""
         data = [stream.state() for stream in self._registry.of(request.state.owner)]
-        return Response(orjson.dumps({"object": "list", "data": data}), media_type="application/json")
+        return Json({"object": "list", "data": data})
 
     async def get(self, request: Request) -> Response:
         """Reports the state of a session: where an append must start, and its revision. Does not prolong its life."""
         stream = self._registry.find(request.state.owner, request.path_params["session"])
-        return Response(orjson.dumps(stream.state()), media_type="application/json")
+        return Json(stream.state())
 
     async def delete(self, request: Request) -> Response:
         """Ends a session. Its text is erased before the answer, or as soon as the journal can be written."""
@@ -118,7 +102,7 @@ class Sessions:
         asker = Asker()
         stream.receive(event, asker, timeout)
         try:
-            async with asyncio.timeout(timeout + _GRACE_SECONDS):
+            async with asyncio.timeout(timeout + GRACE_SECONDS):
                 answer = await asker.answer
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed before the session could answer") from None
@@ -128,14 +112,11 @@ class Sessions:
 
 
 async def _parse(model: type[Body], request: Request) -> Body:
-    body = await request.body()
-    if len(body) > MAX_BODY:
-        raise TooLarge(f"the body has {len(body):,} bytes; the limit for a session is {MAX_BODY:,}")
-    return parse_body(model, request, body or b"{}")
+    return parse_body(model, request, await request.body() or b"{}")
 
 
 def _reply(event: ServerEvent, status: int = 200) -> Response:
     """An event as a reply; an error as what it would be anywhere else."""
     if isinstance(event, ErrorEvent):
         raise error_of(asdict(event))
-    return Response(dump(event), status, media_type="application/json")
+    return Json(dump(event), status)

@@ -13,7 +13,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from streambed.errors import Internal, InvalidRequest, NotFound, NotReady, Overloaded, RequestError
 from streambed.server.metrics import OTHER
-from streambed.server.refusals import error_response, note
+from streambed.server.replies import refuse
 from streambed.server.subprotocol import chosen
 from streambed.settings import Settings
 from streambed.streams.observer import Observer
@@ -268,9 +268,7 @@ class Sockets:
     async def serve(self, websocket: WebSocket) -> None:
         """The route's endpoint."""
         if self._draining:
-            refusal = NotReady("the server is shutting down")
-            note(websocket.scope, refusal)
-            await websocket.send_denial_response(error_response(refusal))
+            await refuse(NotReady("the server is shutting down"), websocket.scope, websocket.receive, websocket.send)
             return
         socket = Socket(websocket, self._registry, self._settings, self._observer)
         self._open.add(socket)

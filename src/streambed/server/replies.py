@@ -1,21 +1,33 @@
-"""The answer to a request that ends in an error of the table: ours, or that of the server whose route it is."""
+"""Replies: JSON, and the answer to what ends in an error of the table, ours or that of the server whose route it is."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import orjson
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from streambed.errors import RequestError, TooLarge, Unauthorized
-from streambed.server.dropin import dialect_of
-from streambed.server.proxy import route_path
 from streambed.wire import error_body
 
+Dialect = Callable[[RequestError], tuple[int, dict[str, Any]]]
+"""How another server says errors: status and body."""
 LINGER_SECONDS = 10.0
 IDLE_SECONDS = 0.5
 """How long, and how long without a byte, a client may go on to send what is too large."""
+
+
+class Json(Response):
+    """A value as JSON, arrays of NumPy included; bytes are JSON already."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return content if isinstance(content, bytes) else orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def note(scope: Scope, error: RequestError) -> None:
@@ -24,8 +36,11 @@ def note(scope: Scope, error: RequestError) -> None:
 
 
 async def refuse(error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers a request with an error, whose body may still be on its way."""
+    """Answers a request, whose body may still be on its way, or a handshake with an error."""
     note(scope, error)
+    if scope["type"] == "websocket":
+        await WebSocket(scope, receive, send).send_denial_response(error_response(error))
+        return
 
     async def linger(message: Message) -> None:
         if message["type"] == "http.response.body":
@@ -34,7 +49,7 @@ async def refuse(error: RequestError, scope: Scope, receive: Receive, send: Send
             message = {"type": "http.response.body"}
         await send(message)
 
-    respond = error_response(error, path=route_path(scope))
+    respond = error_response(error, dialect=dialect_of(scope))
     await respond(scope, receive, linger if isinstance(error, TooLarge) else send)
 
 
@@ -51,8 +66,14 @@ async def _drop_body(receive: Receive) -> None:
         return
 
 
-def error_response(error: RequestError, status: int | None = None, path: str = "") -> Response:
-    """The answer. status: instead of the error's own. path: of the route, without any prefix."""
+def dialect_of(scope: Scope) -> Dialect | None:
+    """How the route of a request says errors, where it is another server's."""
+    row = scope["state"]["row"]
+    return None if row is None else row.dialect
+
+
+def error_response(error: RequestError, status: int | None = None, dialect: Dialect | None = None) -> Response:
+    """The answer. status: instead of the error's own."""
     headers = {}
     if error.retryable:
         headers["Retry-After"] = "1"
@@ -60,6 +81,5 @@ def error_response(error: RequestError, status: int | None = None, path: str = "
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, TooLarge):
         headers["Connection"] = "close"  # the rest of the body is not read
-    dialect = dialect_of(path)
     theirs, body = dialect(error) if dialect else (error.status, error_body(error))
-    return Response(orjson.dumps(body), status or theirs, headers, media_type="application/json")
+    return Json(body, status or theirs, headers)

@@ -1,0 +1,59 @@
+"""Who asks: the key of a request or handshake, or the cookie of a visit that stands for one."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+from starlette.types import ASGIApp, Scope
+
+from streambed.errors import Unauthorized
+from streambed.origins import same_host
+from streambed.server.guard import is_open
+from streambed.server.layer import Layer
+from streambed.server.playground import Visits
+from streambed.server.subprotocol import take_key
+
+
+class Keys(Layer):
+    """Sets `owner` in the scope's state, under which KV is shared: a digest of the key, never the key."""
+
+    def __init__(self, app: ASGIApp, keys: tuple[str, ...], visits: Visits) -> None:
+        super().__init__(app)
+        self._keys = tuple(key.encode() for key in keys)
+        self._visits = visits
+
+    def check(self, scope: Scope) -> None:
+        if scope["type"] == "websocket":
+            scope["state"]["owner"] = self._check_key(scope["state"]["headers"], take_key(scope))
+        elif scope["method"] != "OPTIONS" and not is_open(scope):  # a preflight carries no key and reads nothing
+            scope["state"]["owner"] = self._check_key(scope["state"]["headers"])
+
+    def _check_key(self, headers: dict[bytes, bytes], offered: bytes | None = None) -> str:
+        """The owner. offered: a key that came otherwise; `Authorization` wins, and both win over a cookie."""
+        if not self._keys:
+            return ""
+        if b"authorization" not in headers:
+            owner = self._visitor(headers) if offered is None else self.owner_of(offered)
+            if owner is not None:
+                return owner
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        owner = self.owner_of(given.strip())
+        if scheme.lower() != b"bearer" or owner is None:
+            raise Unauthorized("a valid API key is needed: Authorization: Bearer <key>")
+        return owner
+
+    def owner_of(self, given: bytes) -> str | None:
+        """The owner whose key this is; where none is asked for, everybody is the same one."""
+        if not self._keys:
+            return ""
+        matches = [hmac.compare_digest(given, key) for key in self._keys]  # all of them, whichever matches
+        return hashlib.sha256(given).hexdigest() if any(matches) else None
+
+    def _visitor(self, headers: dict[bytes, bytes]) -> str | None:
+        """Whose cookie it is. Browsers send it for pages of this site alone; where they say for which, it must be ours."""
+        site = headers.get(b"sec-fetch-site", b"same-origin")
+        origin, host = (headers.get(name, b"").decode("latin-1") for name in (b"origin", b"host"))
+        if site != b"same-origin" or (b"origin" in headers and not same_host(origin, host)):
+            return None
+        return self._visits.owner(headers.get(b"cookie", b"").decode("latin-1"))
