@@ -94,12 +94,12 @@ def create_app(
     handlers = SimpleNamespace(
         embeddings=embeddings,
         sessions=Sessions(registry, settings),
-        dropin=DropIn(engine, embeddings, names),
+        dropin=DropIn(engine, embeddings),
         home=home,
         reference=reference,
         playground=Playground(visits, keyed.owner_of),
         sockets=sockets,
-        health=Health(engine, settings, names, forms),
+        health=Health(engine, settings, embeddings, forms),
         metrics=metrics,
     )
     for row in routes.rows:

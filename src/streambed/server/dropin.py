@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, WithJsonSchema
+from pydantic import Field, WithJsonSchema, create_model
 from starlette.requests import Request
 from starlette.responses import Response
 
 import streambed
 from streambed.engine.engine import Engine
 from streambed.engine.sequence import Embedding
-from streambed.errors import Internal, InvalidRequest, NotReady, Overloaded, RequestError, TooLarge
+from streambed.errors import Internal, InvalidRequest, NotReady, Overloaded, RequestError
 from streambed.server.embeddings import Embeddings
 from streambed.server.ignored import parse_body
 from streambed.server.inputs import Inputs
@@ -28,8 +28,6 @@ from streambed.settings import Settings
 from streambed.vectors.reducers import Form
 from streambed.wire import MAX_INPUTS, EmbeddingsRequest, Strict
 from streambed.wire.requests import Input, Integer, Positive
-
-Body = TypeVar("Body", bound=Strict)
 
 
 class TeiRequest(Strict):
@@ -45,40 +43,20 @@ class TeiRequest(Strict):
     dimensions: Integer | None = Field(None, description="Leading dimensions to keep.")
 
 
-class OllamaOptions(Strict):
+_NO_EFFECT: dict[Any, str] = {
+    Integer: "num_keep num_predict num_batch num_gpu main_gpu num_thread seed top_k repeat_last_n mirostat",
+    bool: "numa low_vram f16_kv use_mmap use_mlock logits_all vocab_only embedding_only penalize_newline",
+    float: "top_p min_p tfs_z typical_p temperature repeat_penalty presence_penalty frequency_penalty"
+    " mirostat_tau mirostat_eta",
+    list[str]: "stop",
+}
+_ignored: dict[str, Any] = {name: (kind | None, None) for kind, names in _NO_EFFECT.items() for name in names.split()}
+
+
+class OllamaOptions(create_model("_Ignored", __base__=Strict, **_ignored)):  # type: ignore[misc]
     """Ollama's options. All but `num_ctx` are of generation, or of how a model is loaded: none changes a vector."""
 
     num_ctx: Positive | None = Field(None, description="Cut what is longer than so many tokens.")
-    num_keep: Integer | None = None
-    num_predict: Integer | None = None
-    num_batch: Integer | None = None
-    num_gpu: Integer | None = None
-    main_gpu: Integer | None = None
-    num_thread: Integer | None = None
-    numa: bool | None = None
-    low_vram: bool | None = None
-    f16_kv: bool | None = None
-    use_mmap: bool | None = None
-    use_mlock: bool | None = None
-    logits_all: bool | None = None
-    vocab_only: bool | None = None
-    embedding_only: bool | None = None
-    seed: Integer | None = None
-    stop: list[str] | None = None
-    top_k: Integer | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    tfs_z: float | None = None
-    typical_p: float | None = None
-    repeat_last_n: Integer | None = None
-    temperature: float | None = None
-    repeat_penalty: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    penalize_newline: bool | None = None
-    mirostat: Integer | None = None
-    mirostat_tau: float | None = None
-    mirostat_eta: float | None = None
 
 
 class _OllamaRequest(Strict):
@@ -114,10 +92,9 @@ class OllamaShowRequest(Strict):
 class DropIn:
     """The handlers."""
 
-    def __init__(self, engine: Engine, embeddings: Embeddings, names: tuple[str, ...]) -> None:
+    def __init__(self, engine: Engine, embeddings: Embeddings) -> None:
         self._engine = engine
         self._embeddings = embeddings
-        self._names = names
         self._since = datetime.now(UTC).isoformat()
 
     async def tei_embed(self, request: Request) -> Response:
@@ -131,12 +108,14 @@ class DropIn:
                 raise InvalidRequest(
                     "truncation_direction is left, and texts are cut at their end alone", "truncation_direction"
                 )
-            return _asking(
-                input=asked.inputs,
-                model=self._names[0],
-                long_input="truncate" if asked.truncate else "error",
-                prompt_name=asked.prompt_name,
-                dimensions=asked.dimensions,
+            return EmbeddingsRequest.model_validate(
+                {
+                    "input": asked.inputs,
+                    "model": self._embeddings.names[0],
+                    "long_input": "truncate" if asked.truncate else "error",
+                    "prompt_name": asked.prompt_name,
+                    "dimensions": asked.dimensions,
+                }
             )
 
         return await self._embeddings.embed(request, read, _vectors)
@@ -150,7 +129,7 @@ class DropIn:
             asked = parse_body(OllamaEmbedRequest, request, body)
             model = asked.model
             cut = self._cut(asked.options, asked.truncate)
-            return _asking(input=asked.input, model=self._name(model), dimensions=asked.dimensions, **cut)
+            return EmbeddingsRequest(input=asked.input, model=self._name(model), dimensions=asked.dimensions, **cut)
 
         def write(asked: EmbeddingsRequest, form: Form, inputs: Inputs, embeddings: list[Embedding]) -> Any:
             return {
@@ -182,7 +161,7 @@ class DropIn:
             "digest": self._engine.info.fingerprint,
             "details": self._details(),
         }
-        return Json({"models": [{"name": name, "model": name, **facts} for name in self._names]})
+        return Json({"models": [{"name": name, "model": name, **facts} for name in self._embeddings.names]})
 
     async def ollama_version(self, request: Request) -> Response:
         """Streambed's own version."""
@@ -216,7 +195,7 @@ class DropIn:
 
     def _name(self, model: str) -> str:
         """Ollama's clients put a tag behind a name that has none."""
-        return model if model in self._names else model.removesuffix(":latest")
+        return model if model in self._embeddings.names else model.removesuffix(":latest")
 
     def _cut(self, options: OllamaOptions | None, truncate: bool) -> dict[str, Any]:
         """Which fields say what becomes of a long text."""
@@ -251,21 +230,19 @@ def tei_facts(engine: Engine, settings: Settings) -> dict[str, Any]:
     }
 
 
+_TEI_KINDS: dict[type[RequestError], tuple[str, int]] = {
+    InvalidRequest: ("Validation", 422),
+    Overloaded: ("Overloaded", Overloaded.status),
+    NotReady: ("Unhealthy", NotReady.status),
+    Internal: ("Backend", 424),
+}
+
+
 def as_tei(error: RequestError) -> tuple[int, dict[str, Any]]:
     """Status and body of an error as TEI has them."""
-    kind, status = "Validation", error.status
+    kind, status = _TEI_KINDS.get(type(error), ("Backend" if error.status >= 500 else "Validation", error.status))
     if error.details and "indexes" in error.details:
-        kind = "Empty"
-    elif isinstance(error, InvalidRequest):
-        status = 422
-    elif isinstance(error, Overloaded):
-        kind = "Overloaded"
-    elif isinstance(error, NotReady):
-        kind = "Unhealthy"
-    elif isinstance(error, Internal):
-        kind, status = "Backend", 424
-    elif not isinstance(error, TooLarge) and status >= 500:
-        kind = "Backend"
+        kind, status = "Empty", error.status
     return status, {"error": _words(error, "inputs"), "error_type": kind}
 
 
@@ -281,10 +258,6 @@ def _words(error: RequestError, field: str) -> str:
             f"{field} has empty texts, which have no embedding, at {', '.join(map(str, error.details['indexes'][:10]))}"
         )
     return error.message
-
-
-def _asking(**fields: Any) -> EmbeddingsRequest:
-    return EmbeddingsRequest.model_validate(fields)
 
 
 def _vectors(asked: EmbeddingsRequest, form: Form, inputs: Inputs, embeddings: list[Embedding]) -> Any:

@@ -36,7 +36,6 @@ Result = TypeVar("Result")
 Asked = TypeVar("Asked", EmbeddingsRequest, PrefixesRequest)
 Prepared = TypeVar("Prepared")
 
-_LANES = {"query": Lane.QUERY, "bulk": Lane.BULK, None: None}
 LARGE_BODY = 128 << 10
 """Bodies beyond this take turns in the thread pool."""
 GRACE_SECONDS = 5.0
@@ -56,7 +55,7 @@ class Embeddings:
         self._metrics = metrics
         self._reducers = reducers
         self._settings = settings
-        self._names = names
+        self.names = names
         self._pool = ThreadPoolExecutor(self.WORKERS, thread_name_prefix="streambed-text")
         self._large = asyncio.Lock()
         self._closing = False
@@ -136,7 +135,8 @@ class Embeddings:
         tokenized = time.monotonic()
         if tokenized >= deadline:
             raise DeadlineExceeded("the deadline passed while the text was tokenised")
-        futures = submit(prepared, lane=_LANES[asked.priority], owner=request.state.owner, deadline=deadline)
+        lane = asked.priority and Lane[asked.priority.upper()]
+        futures = submit(prepared, lane=lane, owner=request.state.owner, deadline=deadline)
         embeddings = await _results(request, futures, deadline + GRACE_SECONDS) if futures else []
         if embeddings is None:
             return Response(status_code=499)  # nobody reads it
@@ -150,12 +150,12 @@ class Embeddings:
             "serialize": ended - computed,
             "total": ended - started,
         }
-        lane = request.state.lane = embeddings[0].lane.name.lower() if embeddings else "query"
+        counted = request.state.lane = embeddings[0].lane.name.lower() if embeddings else "query"
         for stage, seconds in timing.items():
-            self._metrics.stage(lane, stage, seconds)
+            self._metrics.stage(counted, stage, seconds)
         cached = sum(embedding.cached_tokens for embedding in embeddings)
         rows = sum(embedding.computed_tokens for embedding in embeddings)
-        self._metrics.tokens(lane, cached + rows, cached, rows)
+        self._metrics.tokens(counted, cached + rows, cached, rows)
         told = (f"{name};dur={seconds * 1000:.2f}" for name, seconds in timing.items())
         response.headers["Server-Timing"] = ", ".join(told)
         return response
@@ -188,8 +188,8 @@ class Embeddings:
 
     def check_model(self, model: str) -> None:
         """Raises NotFound, with the names that there are."""
-        if model not in self._names:
-            raise NotFound(f"no such model here; this server has {', '.join(self._names)}", "model")
+        if model not in self.names:
+            raise NotFound(f"no such model here; this server has {', '.join(self.names)}", "model")
 
     def _cut(self, asked: PrefixesRequest, expired: Callable[[], bool]) -> Beginnings:
         engine, text, unit = self._engine, asked.input, asked.offset_unit

@@ -6,7 +6,6 @@ They decide by the raw path, the one that routing uses too. The key is in `keys`
 from __future__ import annotations
 
 import asyncio
-from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -100,7 +99,7 @@ class Admission(Layer):
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         super().__init__(app)
-        self._limits: Final = {
+        self._limits = {
             "http": (settings.max_requests, "requests are in progress"),
             "websocket": (settings.max_sockets, "WebSockets are open"),
         }

@@ -10,8 +10,9 @@ from starlette.responses import Response
 
 import streambed
 from streambed.engine.engine import Engine
-from streambed.errors import NotFound, NotReady
+from streambed.errors import NotReady
 from streambed.server.dropin import tei_facts
+from streambed.server.embeddings import Embeddings
 from streambed.server.replies import Json
 from streambed.settings import Settings
 from streambed.vectors.reducers import Reducers
@@ -23,11 +24,11 @@ WATCHDOG_SECONDS = 60.0
 class Health:
     """The handlers. None of them waits for the engine."""
 
-    def __init__(self, engine: Engine, settings: Settings, names: tuple[str, ...], reducers: Reducers) -> None:
+    def __init__(self, engine: Engine, settings: Settings, embeddings: Embeddings, reducers: Reducers) -> None:
         self._engine = engine
         self._settings = settings
         self._reducers = reducers
-        self._names = names
+        self._embeddings = embeddings
         self._created = int(time.time())
 
     async def live(self, request: Request) -> Response:
@@ -44,14 +45,13 @@ class Health:
 
     async def models(self, request: Request) -> Response:
         """OpenAI's list of models, with window and dimensions."""
-        data = [self._model(name) for name in self._names]
+        data = [self._model(name) for name in self._embeddings.names]
         return Json({"object": "list", "data": data})
 
     async def model(self, request: Request) -> Response:
         """One served model, by its name."""
         name = request.path_params["model"]
-        if name not in self._names:
-            raise NotFound(f"no such model here; this server has {', '.join(self._names)}", "model")
+        self._embeddings.check_model(name)
         return Json(self._model(name))
 
     def _model(self, name: str) -> dict[str, object]:
@@ -70,7 +70,7 @@ class Health:
         engine = self._engine
         body = tei_facts(engine, self._settings) | {
             "version": streambed.__version__,
-            "served_model_names": self._names,
+            "served_model_names": self._embeddings.names,
             **asdict(engine.info),
             "pooling": "last token",
             "end_token": engine.tokenizer.end_id,

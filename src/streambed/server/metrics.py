@@ -8,9 +8,10 @@ scrapes.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import platform
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from prometheus_client import (
@@ -48,6 +49,7 @@ REQUEST_LANES = ("query", "bulk")
 NO_LANE = "none"
 STAGES = ("queue", "tokenize", "compute", "serialize", "total")
 Stage = Literal["queue", "tokenize", "compute", "serialize", "total"]
+Family = TypeVar("Family", CounterMetricFamily, GaugeMetricFamily)
 OTHER = "other"
 """Route of what is no route."""
 
@@ -76,25 +78,16 @@ class Metrics:
         self._skipped = self._counter("emits_skipped", "Automatic embeddings that gave way to a newer one.")
         self._commits = self._histogram("journal_commit_seconds", "Seconds of the journal's transactions.", SECONDS)
         self._entries = self._counter("journal_entries", "Entries of the journal.", "outcome")
-        for lane in REQUEST_LANES:
-            for stage in STAGES:
-                self._stages.labels(lane, stage)
-        for lane in LANES:
-            for kind in ("prompt", "cached", "computed"):
-                self._tokens.labels(lane, kind)
-        for kind in (*CLIENT_EVENTS, OTHER):
-            for outcome in OUTCOMES:
-                self._events.labels(kind, outcome)
-        for outcome in ("written", "refused"):
-            self._entries.labels(outcome)
+        _expect(self._stages, REQUEST_LANES, STAGES)
+        _expect(self._tokens, LANES, ("prompt", "cached", "computed"))
+        _expect(self._events, (*CLIENT_EVENTS, OTHER), OUTCOMES)
+        _expect(self._entries, ("written", "refused"))
 
     def expect(self, lanes: Mapping[str, Iterable[str]]) -> None:
         """Has the series of these routes, templates such as `/v1/sessions/{session}`, in the lanes of each; anything else
         counts as `other`."""
         for route, each in {**lanes, OTHER: (NO_LANE,)}.items():
-            for lane in each:
-                for outcome in OUTCOMES:
-                    self._requests.labels(route, lane, outcome)
+            _expect(self._requests, (route,), each, OUTCOMES)
 
     def watch(self, engine: Engine, registry: Registry, sockets: Any, threshold: float) -> None:
         """Has scrapes ask these how they stand, and the engine tell of its steps. threshold: of `/readyz`."""
@@ -154,6 +147,12 @@ class Metrics:
         return Histogram(name, about, labels, namespace="streambed", registry=self.registry, buckets=buckets)
 
 
+def _expect(metric: Counter | Histogram, *values: Iterable[str]) -> None:
+    """Has the series of all combinations of labels from the start."""
+    for labels in itertools.product(*values):
+        metric.labels(*labels)
+
+
 class _Standing(Collector):
     """How things stand, asked at a scrape. Never waits for a step."""
 
@@ -170,28 +169,19 @@ class _Standing(Collector):
         yield _gauge("ready", "1 where /readyz says so.", float(ready))
         yield _gauge("engine_stalled_seconds", "Seconds that work waits without a step ending.", stalled)
         rows = CounterMetricFamily("streambed_rows", "Rows computed, and rows of padding beside them.", labels=["kind"])
-        rows.add_metric(["wanted"], stats.rows)
-        rows.add_metric(["padding"], stats.padding)
-        yield rows
-        waiting = GaugeMetricFamily("streambed_queue_tasks", "Texts that wait to begin.", labels=["lane"])
-        oldest = GaugeMetricFamily("streambed_queue_oldest_seconds", "Age of the oldest of them.", labels=["lane"])
-        for lane, queue in stats.lanes.items():
-            waiting.add_metric([lane], queue.waiting)
-            oldest.add_metric([lane], queue.oldest_s)
-        yield waiting
-        yield oldest
+        yield _filled(rows, {"wanted": stats.rows, "padding": stats.padding})
+        waiting = {lane: queue.waiting for lane, queue in stats.lanes.items()}
+        yield _gauges("queue_tasks", "Texts that wait to begin.", "lane", waiting)
+        oldest = {lane: queue.oldest_s for lane, queue in stats.lanes.items()}
+        yield _gauges("queue_oldest_seconds", "Age of the oldest of them.", "lane", oldest)
         yield CounterMetricFamily("streambed_evictions", "Texts whose KV was evicted.", stats.evictions)
         yield CounterMetricFamily("streambed_rebuilds", "Sessions computed again after that.", stats.rebuilds)
         yield _gauge("kv_bytes", "Memory that KV takes.", stats.kv_bytes)
         yield _gauge("kv_budget_bytes", "Memory that it may take.", info.kv_memory)
         yield _gauge("cached_texts", "Finished texts whose KV is kept for later ones.", stats.cached_texts)
         warm, attached, total = self._registry.census()
-        sessions = GaugeMetricFamily(
-            "streambed_sessions", "Open sessions, by whether their KV is there.", labels=["kv"]
-        )
-        sessions.add_metric(["warm"], warm)
-        sessions.add_metric(["cold"], total - warm)
-        yield sessions
+        sessions = {"warm": warm, "cold": total - warm}
+        yield _gauges("sessions", "Open sessions, by whether their KV is there.", "kv", sessions)
         yield _gauge("sessions_attached", "Sessions that a socket holds.", attached)
         yield _gauge("sockets", "Open WebSockets.", len(self._sockets))
         yield from _memory(engine)
@@ -209,18 +199,24 @@ def _gauge(name: str, about: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"streambed_{name}", about, value)
 
 
+def _gauges(name: str, about: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    return _filled(GaugeMetricFamily(f"streambed_{name}", about, labels=[label]), values)
+
+
+def _filled(family: Family, values: Mapping[str, float]) -> Family:
+    for label, value in values.items():
+        family.add_metric([label], value)
+    return family
+
+
 def _memory(engine: Engine) -> Iterator[GaugeMetricFamily]:
-    host = GaugeMetricFamily("streambed_host_memory_bytes", "Memory of the machine.", labels=["kind"])
-    sizes = machine.meminfo()
-    for kind, name in (("total", "MemTotal"), ("available", "MemAvailable")):
-        if name in sizes:  # not on every platform
-            host.add_metric([kind], sizes[name])
-    yield host
-    gpu = GaugeMetricFamily("streambed_gpu_memory_bytes", "Memory of the accelerator, if one is used.", labels=["kind"])
+    gpu, sizes = {}, machine.meminfo()
+    names = {"total": "MemTotal", "available": "MemAvailable"}
+    host = {kind: sizes[name] for kind, name in names.items() if name in sizes}  # not on every platform
+    yield _gauges("host_memory_bytes", "Memory of the machine.", "kind", host)
     if engine.info.device.startswith("cuda"):
         with contextlib.suppress(RuntimeError):  # a broken device is for /readyz to tell, and the rest is wanted then
             free, total = torch.cuda.mem_get_info(torch.device(engine.info.device))
-            gpu.add_metric(["total"], total)
-            gpu.add_metric(["used"], total - free)
-            gpu.add_metric(["reserved"], torch.cuda.memory_reserved(engine.info.device))
-    yield gpu
+            reserved = torch.cuda.memory_reserved(engine.info.device)
+            gpu = {"total": total, "used": total - free, "reserved": reserved}
+    yield _gauges("gpu_memory_bytes", "Memory of the accelerator, if one is used.", "kind", gpu)

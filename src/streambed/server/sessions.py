@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
 from streambed.errors import DeadlineExceeded
 from streambed.server.embeddings import GRACE_SECONDS
-from streambed.server.ignored import parse_body
+from streambed.server.ignored import Body, parse_body
 from streambed.server.replies import Json
 from streambed.settings import Settings
 from streambed.streams.registry import Registry
@@ -31,8 +30,6 @@ from streambed.wire import (
     dump,
     error_of,
 )
-
-Body = TypeVar("Body", bound=BaseModel)
 
 
 class Asker:

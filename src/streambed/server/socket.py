@@ -194,13 +194,12 @@ class Socket:
             await self._handle(event)
             if not isinstance(event, InputText | EmbeddingCreate | SessionUpdate):  # those are counted in their turn
                 self._observer.event(kind, "ok")
-        except RequestError as error:
+        except Exception as error:
+            if not isinstance(error, RequestError):
+                logger.error("an event failed for a reason of our own: %s", type(error).__name__, exc_info=error)
+                error = Internal("the server failed on this event; its log says why")
             self._observer.event(kind, error.outcome)
             self.send(error_event(error, session, event_id))
-        except Exception as error:
-            logger.error("an event failed for a reason of our own: %s", type(error).__name__, exc_info=error)
-            self._observer.event(kind, Internal.code)
-            self.send(error_event(Internal("the server failed on this event; its log says why"), session, event_id))
 
     async def _handle(self, event: ClientEvent) -> None:
         registry = self._registry
