@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from fastapi import FastAPI
 
 from streambed.errors import ForbiddenOrigin
-from streambed.server.origins import check_origin, is_allowed
+from streambed.server.origins import Origins, is_allowed
 from streambed.settings import Settings
 from tests.server.conftest import KEYS, Live, Serve
 from tests.server.test_guard import ORIGIN, handshake
@@ -31,13 +32,17 @@ def test_is_allowed(origin: str, allowed: tuple[str, ...], expected: bool) -> No
 
 
 def test_check_origin() -> None:
-    check_origin({}, ())
-    check_origin({b"origin": b"https://h:1", b"host": b"H:1"}, ())
-    check_origin({b"origin": b"https://a.example", b"host": b"h"}, ("https://a.example",))
+    def check(headers: dict[bytes, bytes], *allowed: str, method: str = "POST") -> None:
+        Origins(FastAPI(), allowed).check({"type": "http", "method": method, "state": {"headers": headers}})
+
+    check({})
+    check({b"origin": b"https://h:1", b"host": b"H:1"})
+    check({b"origin": b"https://a.example", b"host": b"h"}, "https://a.example")
+    check({b"origin": b"https://a.example"}, method="GET")
     with pytest.raises(ForbiddenOrigin):
-        check_origin({b"origin": b"https://a.example", b"host": b"h"}, ())
+        check({b"origin": b"https://a.example", b"host": b"h"})
     with pytest.raises(ForbiddenOrigin):
-        check_origin({b"origin": b"https://a.example"}, ())
+        check({b"origin": b"https://a.example"})
 
 
 def test_cors(serve: Serve) -> None:

@@ -296,7 +296,7 @@ def test_too_much_text(live: Live) -> None:
 @pytest.fixture
 def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that stands still is not waited for."""
-    monkeypatch.setattr(sessions_module, "_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(sessions_module, "GRACE_SECONDS", 0.1)
 
 
 @pytest.mark.usefixtures("short_grace")

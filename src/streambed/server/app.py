@@ -24,14 +24,14 @@ from streambed.server.bodies import Bodies
 from streambed.server.directions import Directions
 from streambed.server.dropin import DropIn
 from streambed.server.embeddings import Embeddings
-from streambed.server.guard import Admission, Hosts, Origins, Refusals, SocketPaths
+from streambed.server.guard import Admission, Hosts, Refusals, SocketPaths
 from streambed.server.head import Head
 from streambed.server.health import WATCHDOG_SECONDS, Health
 from streambed.server.home import home
 from streambed.server.ignored import IgnoredFields
 from streambed.server.keys import Keys
 from streambed.server.metrics import Metrics
-from streambed.server.origins import Cors
+from streambed.server.origins import Cors, Origins
 from streambed.server.playground import Playground, Visits
 from streambed.server.proxy import Proxy
 from streambed.server.reference import Reference
@@ -89,7 +89,7 @@ def create_app(
         Routes(tuple(row for row in ROUTES if row.handler != "metrics.serve" or settings.metrics_port is None)),
     )
     keyed = Keys(SocketPaths(Admission(Bodies(app, settings.max_body), settings), routes), keys, visits)
-    guard: ASGIApp = Refusals(Hosts(Origins(keyed, settings), settings, bool(keys)))
+    guard: ASGIApp = Refusals(Hosts(Origins(keyed, settings.allow_origin), settings, bool(keys)))
     reference = Reference(app, bool(keys))
     handlers = SimpleNamespace(
         embeddings=embeddings,

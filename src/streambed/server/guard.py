@@ -1,6 +1,6 @@
-"""What every request passes before it is read: layers that ask for the host, the origin and a place among those in progress.
+"""What every request passes before it is read: layers that ask for the host and for a place among those in progress.
 
-They decide by the raw path, the one that routing uses too. The key is in `keys`, the body in `bodies`.
+They decide by the raw path, the one that routing uses too. More layers are in `origins`, `keys` and `bodies`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streambed.errors import ForbiddenOrigin, InvalidRequest, NotFound, NotReady, Overloaded, RequestError
 from streambed.server.layer import Layer
-from streambed.server.origins import check_origin
 from streambed.server.replies import refuse
 from streambed.server.routes import WEBSOCKET, Routes, Row
 from streambed.settings import Settings, is_loopback
@@ -67,18 +66,6 @@ class Hosts(Layer):
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
         if not self._any_will_do and not is_loopback(name):
             raise ForbiddenOrigin("the Host header is no name of this machine; use a key to serve under other names")
-
-
-class Origins(Layer):
-    """Pages of others neither write nor open streams."""
-
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        super().__init__(app)
-        self._allowed = settings.allow_origin
-
-    def check(self, scope: Scope) -> None:
-        if scope.get("method") not in ("GET", "OPTIONS"):
-            check_origin(scope["state"]["headers"], self._allowed)
 
 
 class SocketPaths(Layer):

@@ -8,6 +8,7 @@ scrapes.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import platform
 from collections.abc import Iterable, Iterator, Mapping
@@ -49,6 +50,7 @@ REQUEST_LANES = ("query", "bulk")
 NO_LANE = "none"
 STAGES = ("queue", "tokenize", "compute", "serialize", "total")
 Stage = Literal["queue", "tokenize", "compute", "serialize", "total"]
+Series = TypeVar("Series", Counter, Histogram)
 Family = TypeVar("Family", CounterMetricFamily, GaugeMetricFamily)
 OTHER = "other"
 """Route of what is no route."""
@@ -60,28 +62,26 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self._requests = self._counter("requests", "HTTP requests that have ended.", "route", "lane", "outcome")
-        self._stages = self._histogram(
-            "request_seconds", "Seconds of one-shot requests for vectors.", SECONDS, "lane", "stage"
-        )
-        self.in_progress = self._gauge("requests_in_progress", "HTTP requests in progress.")
-        self._events = self._counter("events", "Changes and embeddings asked of sessions.", "type", "outcome")
-        self._tokens = self._counter(
-            "tokens", "Tokens of what was embedded, instruction and end token counted.", "lane", "kind"
-        )
-        self._step_seconds = self._histogram("step_seconds", "Seconds of the network's steps.", SECONDS)
-        self._step_rows = self._histogram("step_rows", "Rows of the network's steps, probes included.", ROWS)
-        self._probe_seconds = self._histogram(
-            "probe_seconds", "Seconds from the last character to the vector.", SECONDS
-        )
-        self._probe_rows = self._histogram("probe_rows", "Rows computed for a session's vector.", ROWS)
-        self._skipped = self._counter("emits_skipped", "Automatic embeddings that gave way to a newer one.")
-        self._commits = self._histogram("journal_commit_seconds", "Seconds of the journal's transactions.", SECONDS)
-        self._entries = self._counter("journal_entries", "Entries of the journal.", "outcome")
-        _expect(self._stages, REQUEST_LANES, STAGES)
-        _expect(self._tokens, LANES, ("prompt", "cached", "computed"))
-        _expect(self._events, (*CLIENT_EVENTS, OTHER), OUTCOMES)
-        _expect(self._entries, ("written", "refused"))
+        counter = functools.partial(Counter, namespace="streambed", registry=self.registry)
+        histogram = functools.partial(Histogram, namespace="streambed", registry=self.registry)
+        seconds, rows = functools.partial(histogram, buckets=SECONDS), functools.partial(histogram, buckets=ROWS)
+        self._requests = counter("requests", "HTTP requests that have ended.", ("route", "lane", "outcome"))
+        stages = seconds("request_seconds", "Seconds of one-shot requests for vectors.", ("lane", "stage"))
+        self._stages = _expect(stages, REQUEST_LANES, STAGES)
+        about = "HTTP requests in progress."
+        self.in_progress = Gauge("requests_in_progress", about, namespace="streambed", registry=self.registry)
+        events = counter("events", "Changes and embeddings asked of sessions.", ("type", "outcome"))
+        self._events = _expect(events, (*CLIENT_EVENTS, OTHER), OUTCOMES)
+        about = "Tokens of what was embedded, instruction and end token counted."
+        self._tokens = _expect(counter("tokens", about, ("lane", "kind")), LANES, ("prompt", "cached", "computed"))
+        self._step_seconds = seconds("step_seconds", "Seconds of the network's steps.")
+        self._step_rows = rows("step_rows", "Rows of the network's steps, probes included.")
+        self._probe_seconds = seconds("probe_seconds", "Seconds from the last character to the vector.")
+        self._probe_rows = rows("probe_rows", "Rows computed for a session's vector.")
+        self._skipped = counter("emits_skipped", "Automatic embeddings that gave way to a newer one.")
+        self._commits = seconds("journal_commit_seconds", "Seconds of the journal's transactions.")
+        entries = counter("journal_entries", "Entries of the journal.", ("outcome",))
+        self._entries = _expect(entries, ("written", "refused"))
 
     def expect(self, lanes: Mapping[str, Iterable[str]]) -> None:
         """Has the series of these routes, templates such as `/v1/sessions/{session}`, in the lanes of each; anything else
@@ -137,20 +137,12 @@ class Metrics:
         """All series, in Prometheus' text format."""
         return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
 
-    def _counter(self, name: str, about: str, *labels: str) -> Counter:
-        return Counter(name, about, labels, namespace="streambed", registry=self.registry)
 
-    def _gauge(self, name: str, about: str) -> Gauge:
-        return Gauge(name, about, namespace="streambed", registry=self.registry)
-
-    def _histogram(self, name: str, about: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-        return Histogram(name, about, labels, namespace="streambed", registry=self.registry, buckets=buckets)
-
-
-def _expect(metric: Counter | Histogram, *values: Iterable[str]) -> None:
-    """Has the series of all combinations of labels from the start."""
+def _expect(metric: Series, *values: Iterable[str]) -> Series:
+    """With the series of all combinations of labels from the start."""
     for labels in itertools.product(*values):
         metric.labels(*labels)
+    return metric
 
 
 class _Standing(Collector):

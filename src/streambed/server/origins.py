@@ -7,11 +7,12 @@ from collections.abc import Collection
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 
 from streambed.errors import ForbiddenOrigin
 from streambed.origins import canonical_origin, same_host
 from streambed.server.ignored import HEADER as IGNORED_FIELDS
+from streambed.server.layer import Layer
 
 
 def is_allowed(origin: str, allowed: Collection[str]) -> bool:
@@ -24,15 +25,21 @@ def is_allowed(origin: str, allowed: Collection[str]) -> bool:
         return False
 
 
-def check_origin(headers: dict[bytes, bytes], allowed: Collection[str]) -> None:
+class Origins(Layer):
     """Browsers open WebSockets and post for any page, so a page must be of this host (behind whatever terminates TLS)
     or named by --allow-origin: cross-site WebSocket hijacking, cross-site request forgery."""
-    origin = headers.get(b"origin")
-    if origin is None:
-        return  # no browser
-    name, host = origin.decode("latin-1"), headers.get(b"host", b"").decode("latin-1")
-    if not same_host(name, host) and not is_allowed(name, allowed):
-        raise ForbiddenOrigin("pages of this origin may not write or open streams here; see --allow-origin")
+
+    def __init__(self, app: ASGIApp, allowed: Collection[str]) -> None:
+        super().__init__(app)
+        self._allowed = allowed
+
+    def check(self, scope: Scope) -> None:
+        headers: dict[bytes, bytes] = scope["state"]["headers"]
+        origin, host = (headers.get(name, b"").decode("latin-1") for name in (b"origin", b"host"))
+        if b"origin" not in headers or scope.get("method") in ("GET", "OPTIONS"):
+            return  # no browser, or nothing that writes
+        if not same_host(origin, host) and not is_allowed(origin, self._allowed):
+            raise ForbiddenOrigin("pages of this origin may not write or open streams here; see --allow-origin")
 
 
 class Cors(CORSMiddleware):

@@ -14,8 +14,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from streambed.server.layer import Layer
 from streambed.settings import Settings, is_prefix
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
 
 class Proxy(Layer):
     """Outside all that looks at paths. Requests come with the prefix or without, as proxies do either; inside,

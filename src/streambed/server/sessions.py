@@ -75,13 +75,11 @@ class Sessions:
 
     async def append(self, request: Request) -> Response:
         """Adds text at the end."""
-        asked = await _parse(AppendRequest, request)
-        return await self._change(request, InputTextAppend, asked)
+        return await self._change(request, InputTextAppend, AppendRequest)
 
     async def set(self, request: Request) -> Response:
         """Makes this the whole text."""
-        asked = await _parse(SetRequest, request)
-        return await self._change(request, InputTextSet, asked)
+        return await self._change(request, InputTextSet, SetRequest)
 
     async def embed(self, request: Request) -> Response:
         """Returns the embedding of the present text."""
@@ -90,7 +88,8 @@ class Sessions:
         timeout = asked.timeout_ms / 1000 if asked.timeout_ms else self._settings.timeout
         return await self._ask(request, EmbeddingCreate.model_construct(session=session), timeout)
 
-    async def _change(self, request: Request, kind: Any, asked: AppendRequest | SetRequest) -> Response:
+    async def _change(self, request: Request, kind: Any, body: type[AppendRequest | SetRequest]) -> Response:
+        asked = await _parse(body, request)
         event = kind.model_construct(session=request.path_params["session"], **asked.model_dump())
         return await self._ask(request, event, self._settings.timeout)
 
