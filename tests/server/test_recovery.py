@@ -189,6 +189,29 @@ def local(engine: Engine, journal: Path) -> Iterator[Local]:
     local.stop()
 
 
+def test_what_is_sent_at_once_is_done_in_its_order(local: Local) -> None:
+    """New options and the end of a session wait for the disk; what stands between them does, too."""
+    with Wire(local.start().port) as wire:
+        for _ in range(5):
+            session = wire.create(text="a brook")["session"]
+            ids = [
+                wire.send("input_text.append", session=session, text=" runs"),
+                wire.send("session.update", session=session, emit={"on": "manual"}),
+                wire.send("input_text.append", session=session, text=" to"),
+                wire.send("session.update", session=session, watch=[]),
+                wire.send("input_text.append", session=session, text=" the sea"),
+                wire.send("session.close", session=session),
+            ]
+            heard = []
+            while not heard or heard[-1]["type"] != "session.closed":
+                heard.append(wire.receive())
+            answers = [(event.get("event_id"), event["type"], event.get("revision")) for event in heard]
+            assert not [event for event in heard if event["type"] == "error"]
+            assert (ids[1], "session.updated", 1) in answers
+            assert (ids[3], "session.updated", 2) in answers
+            assert (ids[4], "input_text.ack", 3) in answers
+
+
 # Kills
 
 

@@ -98,14 +98,28 @@ def test_in_a_pause_clients_wait_and_results_do_not(pool: ThreadPoolExecutor) ->
     async def scenario() -> None:
         box, peer = Box(pool), Somebody()
         box.mailbox.pause()
-        box.mailbox.post(box.note("event", peer=peer))
+        box.mailbox.post(box.note("event", is_event=True, peer=peer))
         box.mailbox.post(box.note("result"))
         await box.settle()
         assert box.done == ["result", "after"]
         box.mailbox.resume()
-        box.mailbox.post(box.note("later", peer=peer))
+        box.mailbox.post(box.note("later", is_event=True, peer=peer))
         await box.settle()
         assert [each for each in box.done if each != "after"] == ["result", "event", "later"]
+
+    asyncio.run(scenario())
+
+
+def test_what_ends_a_session_waits_for_the_events_before_it(pool: ThreadPoolExecutor) -> None:
+    async def scenario() -> None:
+        box = Box(pool)
+        box.mailbox.pause()
+        box.mailbox.post(box.note("event", is_event=True, peer=Somebody()))
+        end = asyncio.create_task(box.mailbox.call(lambda: box.done.append("end"), is_event=True))
+        await asyncio.sleep(0)
+        box.mailbox.resume()
+        await end
+        assert [each for each in box.done if each != "after"] == ["event", "end"]
 
     asyncio.run(scenario())
 

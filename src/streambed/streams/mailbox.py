@@ -25,12 +25,15 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, eq=False)
 class Message:
-    """Something to do. `peer`: whose event it is, if it is one: it goes with its peer, and waits through a pause."""
+    """Something to do."""
 
     run: Callable[[], None]
     is_long: Callable[[], bool] = lambda: False
-    """Asked when its turn has come."""
+    """Whether it is to run in a thread; asked when its turn has come."""
+    is_event: bool = False
+    """Whether a client wants it; such messages wait through a pause, in their order."""
     peer: Peer | None = None
+    """With whom it goes, if it has not had its turn."""
     size: int = 0
     """Characters of a change."""
 
@@ -52,7 +55,7 @@ class Mailbox:
 
     def post(self, message: Message) -> None:
         """Runs it when its turn comes, which may be at once."""
-        held = self._paused and message.peer is not None
+        held = self._paused and message.is_event
         if self._busy is None and not held and not message.is_long():
             self._run(message)
             self._after()
@@ -61,7 +64,7 @@ class Mailbox:
         self._credit.queued += message.size
         self._work()
 
-    async def call(self, work: Callable[[], Result], is_long: bool = False) -> Result:
+    async def call(self, work: Callable[[], Result], *, is_long: bool = False, is_event: bool = False) -> Result:
         """Has something done in its turn, and waits for it; what it raises is raised here."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Result] = loop.create_future()
@@ -74,7 +77,7 @@ class Mailbox:
             else:
                 tell(loop, settle, done, result, None)
 
-        self.post(Message(run, lambda: is_long))
+        self.post(Message(run, lambda: is_long, is_event))
         return await done
 
     def drop(self, peer: Peer) -> None:
@@ -96,7 +99,7 @@ class Mailbox:
 
     def _take(self) -> Message | None:
         for at, message in enumerate(self._waiting):
-            if not self._paused or message.peer is None:
+            if not self._paused or not message.is_event:
                 del self._waiting[at]
                 return message
         return None

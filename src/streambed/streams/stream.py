@@ -109,7 +109,7 @@ class HostedStream:
             raise Overloaded(f"{len(self._mailbox)} events of this session wait already")
         deadline = self.touched + (timeout or self._host.timeout)
         run = functools.partial(self._receive, event, peer, deadline)
-        self._mailbox.post(Message(run, functools.partial(self._is_long, event, size), peer, size))
+        self._mailbox.post(Message(run, functools.partial(self._is_long, event, size), True, peer, size))
 
     def attach(
         self, peer: Peer, event_id: str | None, kind: type[SessionCreated | SessionResumed], **more: Any
@@ -147,7 +147,7 @@ class HostedStream:
             else:
                 self._erase()
 
-        await self._mailbox.call(work)
+        await self._mailbox.call(work, is_event=True)
         await self._ended.wait()
         if self._protocol is None and peer is not None:
             peer.send(SessionClosed(session=self.id, event_id=event_id, reason=reason))
@@ -164,7 +164,7 @@ class HostedStream:
             stream._begin(twin)
             return stream
 
-        return await self._mailbox.call(work)
+        return await self._mailbox.call(work, is_event=True)
 
     def release(self) -> None:
         """Gives back what it has, where it never came to be used."""
