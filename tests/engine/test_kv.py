@@ -34,7 +34,7 @@ def filled(kv: KVMemory, slots: int) -> Sequence:
     sequence.kv.grow(slots)
     sequence.kv.back()
     sequence.ids = list(range(slots))
-    kv.rest(sequence)
+    kv.commit(sequence)
     kv.check_integrity()
     return sequence
 
@@ -82,7 +82,7 @@ def test_the_busy_are_never_evicted() -> None:
     assert not kv.reserve(other, 2 * PAGE)
     assert (evicted, other.kv) == ([], None)
     kv.check_integrity()
-    kv.rest(busy)  # nothing was written, so all of it is free again
+    kv.commit(busy)  # nothing was written, so all of it is free again
     assert kv.reserve(other, 2 * PAGE)
     kv.check_integrity()
 
@@ -115,12 +115,12 @@ def test_dropped_slabs_are_used_again_within_the_budget() -> None:
     for _ in range(10):
         sequence = filled(kv, 10)
         slabs.add(id(sequence.kv))
-        kv.drop(sequence)
+        kv.release(sequence)
         kv.check_integrity()
     assert len(slabs) == 1
     kept = [filled(kv, 10) for _ in range(8)]
     for sequence in kept:
-        kv.drop(sequence)
+        kv.release(sequence)
     kv.check_integrity()
     everything = Sequence("")
     assert kv.reserve(everything, kv.max_slots)

@@ -20,14 +20,14 @@ class Pass(NamedTuple):
     ids: list[int]
     probes: tuple[int, ...]
     behind: int
-    """How many of the ids the pass before brings."""
+    """How many of the ids the previous pass has computed already."""
     cuts: list[int]
-    """Which places its probes are, by number."""
+    """Indexes of the places that its probes answer."""
 
 
 @dataclass(frozen=True)
 class Beginnings:
-    """A text's tokens, and the places at which it is looked at.
+    """A text's tokens, and the places where its beginnings are embedded.
 
     Where a place falls between two tokens of the text, its probe runs in the one pass over them. Where it falls inside one
     (in the middle of a word, say), the beginning's own last tokens take that token's place for a moment: the pass is
@@ -35,7 +35,7 @@ class Beginnings:
     """
 
     ids: list[int]
-    """Of the text up to its last place."""
+    """Token ids of the text up to its last place."""
     cuts: list[Cut]
     """Ascending; the last one has no tail."""
 

@@ -48,10 +48,10 @@ class Compute(Protocol):
         """
 
     def opened(self) -> None:
-        """Counts a session in."""
+        """Counts an open session."""
 
     def forget(self, sequence: TokenSequence) -> None:
-        """Ends a session's sequence: whoever waits for it is told, its KV goes."""
+        """Ends a session's sequence: waiting calls get an error, its KV is freed."""
 
     def evict(self, sequence: TokenSequence | None = None) -> None:
         """Evicts to text: the KV of one idle session, or of everything idle."""

@@ -166,18 +166,18 @@ class Core(ProcessBound):
         self._broken = f"the engine belongs to process {self._home}, which loaded it; {self._instead}"
 
     def _tell(self, work: Callable[[], None]) -> None:
-        """Has the thread do something between steps. The lock is held."""
+        """Queues something for the thread to do between steps. The caller holds the lock."""
         self._inbox.append(work)
         self._lock.notify()
 
     def _call(self, work: Callable[[], None]) -> None:
-        """Has it done, and waits; what it raises is raised here."""
+        """Runs it on the thread and waits; its exception is raised here."""
         done: Future[None] = Future()
 
         def answer() -> None:
             try:
                 work()
-            except Exception as error:  # noqa: BLE001 - the caller's to hear
+            except Exception as error:  # noqa: BLE001 - raised in the caller
                 done.set_exception(error)
             else:
                 done.set_result(None)
@@ -205,14 +205,14 @@ class Core(ProcessBound):
         try:
             try:
                 loaded.set_result(load())
-            except BaseException as error:  # noqa: BLE001 - whoever loads the engine hears of it
+            except BaseException as error:  # noqa: BLE001 - raised in the call that loads the engine
                 self._broken = "the engine could not start"
                 loaded.set_exception(error)
                 return
             while self._receive():
                 self.step()
             self._end(NotReady("the engine was closed"))
-        except BaseException as error:  # whatever ends this thread, those who wait must hear of it
+        except BaseException as error:  # whatever ends this thread, waiting calls must get an error
             logger.critical("the engine died: %s", type(error).__name__, exc_info=error)
             self._broken = "the engine has died; restart the server"
             self._end(Internal("the engine has died"))

@@ -18,11 +18,13 @@ from streambed.text.tokenizer import SpecialTokens, Tokenizer
 from streambed.vectors.shape import check_dimensions
 
 CHARACTERS_PER_TOKEN = 32
-"""More than any text has on average; beyond the window times this, a text is not even tokenised."""
+"""More characters a token than any text has on average: a text longer than the window times this is refused without
+tokenising it."""
 
 
 class Documents:
-    """A checkpoint's way with texts. `max_tokens`: most tokens of one text, end token included."""
+    """How a checkpoint's texts are prompted, tokenised and divided. `max_tokens`: most tokens of one text, end token
+    included."""
 
     def __init__(self, checkpoint: Checkpoint, special_tokens: SpecialTokens, instruction_template: str | None) -> None:
         """Raises CheckpointError, SettingsError."""

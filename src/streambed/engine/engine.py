@@ -262,7 +262,7 @@ class Engine(Closeable):
 
 
 def _results(futures: list[Future[Embedding]]) -> list[Embedding]:
-    """What they end in. Nobody waits for the others where one has failed."""
+    """The results of all. After a failure the others are cancelled."""
     try:
         return [future.result() for future in futures]
     finally:

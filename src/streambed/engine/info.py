@@ -22,9 +22,9 @@ class EngineInfo(ComputeInfo):
     dimensions: int
     """Of the model's own vectors."""
     default_dimensions: int
-    """Of those that come where nobody says how many: the checkpoint's `truncate_dim`, or all."""
+    """Dimensions of vectors where a request does not say: the checkpoint's `truncate_dim`, or all."""
     default_prompt_name: str | None
-    """Of the prompt that stands before texts where nobody names one."""
+    """Name of the prompt for requests that name none."""
     instruction_template: str
     """The form of an instruction."""
     window: int
@@ -51,7 +51,7 @@ def _fingerprint(pooling: str, documents: Documents, compute: Compute) -> str:
     tokenizer, prompts = documents.tokenizer, documents.prompts
     text = [tokenizer.digest, tokenizer.end_id, tokenizer.special_tokens]
     parts = [compute.weights, *text, pooling, "unit", compute.info.dtype]
-    # What is not as in most checkpoints comes last, so that the others' fingerprints stay as they were.
+    # Settings that most checkpoints do not have come last, so that the fingerprints of the others do not change.
     if unnamed := prompts.choose():
         parts.append(["default prompt", unnamed])
     if prompts.template != QWEN_TEMPLATE:

@@ -1,4 +1,4 @@
-"""The budget of KV memory: who has how much, and who gives way.
+"""The budget of KV memory: how much each sequence holds, and which is evicted.
 
 It counts what is written, or promised to a running task, whichever is more.
 """
@@ -15,8 +15,7 @@ from streambed.model.device import KV, Device
 MAX_PROBES = 64
 """Probes of one sequence in one step. Their KV stands in slots behind the text, which the next rows overwrite."""
 _SPARE = 4
-"""KV of texts that are over that is kept for the next ones, with the memory that it had taken: saves the page faults of
-short texts."""
+"""Slabs of finished texts, with their memory, for the next short texts: saves page faults."""
 
 
 class KVMemory:
@@ -57,7 +56,7 @@ class KVMemory:
         return -(-slots // page) * page * self._device.bytes_per_slot
 
     def reserve(self, sequence: Sequence, slots: int) -> bool:
-        """Promises memory for `slots` slots to a sequence and makes it busy; evicts idle ones as needed.
+        """Reserves memory for `slots` slots to a sequence and makes it busy; evicts idle ones as needed.
 
         False, and nothing is changed for this sequence, where the others are busy with too much.
         """
@@ -89,15 +88,15 @@ class KVMemory:
         giver.kv, giver.ids = None, []
         self._paid[taker] = self._paid.pop(giver)
 
-    def rest(self, sequence: Sequence) -> None:
-        """The sequence's task is over: it pays for what is written and may be evicted."""
+    def commit(self, sequence: Sequence) -> None:
+        """The task is done: the sequence is charged for what is written and may be evicted."""
         if sequence.kv is None:
             return
         self._pay(sequence, self.charge(sequence.kv.written) - self._paid[sequence])
         self._idle[sequence] = None
         self._idle.move_to_end(sequence)
 
-    def drop(self, sequence: Sequence) -> None:
+    def release(self, sequence: Sequence) -> None:
         """Takes a sequence's KV away; its text is elsewhere."""
         self._idle.pop(sequence, None)
         kv, sequence.kv = sequence.kv, None
@@ -131,7 +130,7 @@ class KVMemory:
         victim = next(iter(self._idle))
         self._on_evict(victim)
         self.evictions += 1
-        # Not drop(): its memory is wanted now, not spare.
+        # Not release(): its memory is wanted now, not spare.
         del self._idle[victim]
         self.used -= self._paid.pop(victim)
         victim.kv, victim.ids, victim.evicted = None, [], True

@@ -22,11 +22,12 @@ from streambed.model.device import Copy, Vectors
 
 WEIGHTS = {Lane.STREAM: 8, Lane.QUERY: 4, Lane.BULK: 1}
 URGENT_SECONDS = 1.0
-"""For so long after a query another one is expected."""
+"""Seconds after a query during which another one is expected."""
 ROWS_PER_SECOND = 1000.0
 """How a task's length counts as waiting time. Any rate gives a fair order; this one is that of a small machine."""
 EAGER_ROWS = 32
-"""Eager rows run at once from here on; fewer wait a moment: an explicit probe often follows, and would wait for them."""
+"""So many eager rows run at once. Fewer wait a moment, since an explicit probe often follows and can share their
+step."""
 FORK_TOKENS = 4
 BATCH_FORK_TOKENS = 64
 """Shorter prefixes are computed again rather than copied: texts of a batch need no memory otherwise, and pack well."""
@@ -54,7 +55,7 @@ class Scheduler:
         self._lanes: dict[Lane, list[Task]] = {lane: [] for lane in Lane}
 
     def submit(self, tasks: Iterable[Task]) -> None:
-        """Queues each task behind those of its sequence. An eager one that nobody waits for gives way to it."""
+        """Queues each task after those of its sequence; it replaces an eager one that nobody waits for."""
         for task in tasks:
             self._submit(task)
 
@@ -78,14 +79,14 @@ class Scheduler:
         for task in list(sequence.tasks):
             self._remove(task)
             task.fail(NotFound("the session was closed"))
-        self.kv.drop(sequence)
+        self.kv.release(sequence)
 
     def evict(self, sequence: Sequence | None) -> None:
-        """Takes the KV of one idle sequence, or of all that are idle, as the budget would."""
+        """Evicts one idle sequence, or all of them."""
         for victim in self.kv.idle() if sequence is None else [sequence]:
             if self.kv.is_idle(victim):
                 self.prefixes.remove(victim)
-                self.kv.drop(victim)
+                self.kv.release(victim)
                 victim.evicted = True
 
     def tasks(self) -> list[Task]:
@@ -93,7 +94,7 @@ class Scheduler:
         return [task for lane in self._lanes.values() for head in lane for task in head.sequence.tasks]
 
     def next_ready(self) -> float | None:
-        """When the next step is worth running; None where nothing waits."""
+        """Time from which the next step should run; None where nothing waits."""
         return min((head.ready for lane in self._lanes.values() for head in lane), default=None)
 
     def schedule(self, now: float, patient: bool = False) -> Step:
@@ -150,7 +151,7 @@ class Scheduler:
                 break
             if task.started is None:
                 # Without memory for one, nobody behind it starts, or a long text would wait for ever behind short ones.
-                # Those that have started go on, wherever they stand: it is their memory that it waits for.
+                # Tasks that have started go on wherever they are in the lane: they hold the memory that it waits for.
                 blocked = blocked or not self._start(task, budget, now)
                 if blocked:
                     continue
@@ -162,7 +163,8 @@ class Scheduler:
         """Finds what is cached of the task's text and reserves its memory."""
         sequence, kv = task.sequence, self.kv
         giver, shared = (None, 0) if sequence.ids else self._find_prefix(task)
-        # One whose task left before its first row has memory though nothing stands in it; it can take a copy.
+        # If its task was cancelled before its first row, it has memory with nothing written; a prefix can be copied into
+        # it.
         if giver is not None and sequence.kv is None and giver in self.prefixes and 2 * shared >= len(giver.ids):
             self.prefixes.remove(giver)  # most of it is this text: adopt
             kv.move(giver, sequence, shared)
@@ -242,7 +244,7 @@ class Scheduler:
         running, targets = {run.task for run in step.runs}, {id(copy.target) for copy in step.copies}
         for task in [head for lane in self._lanes.values() for head in lane]:
             if task in running or id(task.sequence.kv) in targets:
-                self.kv.drop(task.sequence)
+                self.kv.release(task.sequence)
                 self._remove(task)
                 task.fail(error)
 
@@ -251,10 +253,11 @@ class Scheduler:
         vectors = np.stack(task.results) if task.results else np.empty((0, 0), dtype=np.float32)
         finite = bool(np.isfinite(vectors).all())
         if not finite:
-            self.kv.drop(task.sequence)
+            self.kv.release(task.sequence)
         self._remove(task)
         if finite:
-            cached = max(task.cached - task.behind, 0)  # what a task submitted with it brought was not there before
+            # Tokens that a task of the same request has computed do not count as cached.
+            cached = max(task.cached - task.behind, 0)
             self.cached_tokens += cached
             queued, computed = task.started - task.arrived, now - task.started
             rows = task.rows + len(task.probes)
@@ -263,7 +266,7 @@ class Scheduler:
             task.fail(Internal("the model gave a value that is not finite for this text"))
 
     def _enter(self, task: Task) -> None:
-        """The first task of its sequence takes its place in the lane; what is cached of it is known now."""
+        """Puts the first task of a sequence into its lane, now that its cached prefix is known."""
         task.size = len(task.ids) - common_prefix(task.sequence.ids, task.ids)
         task.due = task.arrived + task.size / ROWS_PER_SECOND
         if not task.probes and task.size >= EAGER_ROWS:
@@ -271,7 +274,7 @@ class Scheduler:
         insort(self._lanes[task.lane], task, key=lambda other: other.due)
 
     def _remove(self, task: Task) -> None:
-        """Takes a task out, whatever its state, and lets the next of its sequence in."""
+        """Removes a task in whatever state, and queues the next one of its sequence."""
         sequence = task.sequence
         if sequence.tasks[0] is not task:
             sequence.tasks.remove(task)
@@ -279,13 +282,13 @@ class Scheduler:
         self._lanes[task.lane].remove(task)
         sequence.tasks.popleft()
         if task.started is not None:
-            self.kv.rest(sequence)
+            self.kv.commit(sequence)
         if sequence.tasks:
             self._enter(sequence.tasks[0])
         elif sequence.kv is None:
             sequence.ids = []  # it ran without memory; nothing of it is left
         elif sequence.transient and not self.prefixes.add(sequence):
-            self.kv.drop(sequence)
+            self.kv.release(sequence)
 
     def check_integrity(self) -> None:
         """Asserts what must hold between steps."""

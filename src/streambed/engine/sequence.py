@@ -21,7 +21,7 @@ class Lane(enum.IntEnum):
 
 
 class Embedding(NamedTuple):
-    """What a task ends in."""
+    """The result of a task."""
 
     vectors: Vectors
     """float32 [probes, hidden]: final hidden states of the probes, in the order asked for; not yet normalised."""

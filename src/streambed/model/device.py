@@ -38,7 +38,7 @@ class Part(NamedTuple):
     start: int
     probes: tuple[int, ...]
     kv: KV | None
-    """None where nobody will continue the text: it starts at 0 and has one probe at most, at its end."""
+    """None if the text is never continued: it starts at 0 and has one probe at most, at its end."""
 
 
 class Copy(NamedTuple):
@@ -77,7 +77,7 @@ class Device(Protocol):
     single_thread_rows: int
     """Batches that cost up to so many rows run on one thread."""
     padding: int
-    """Rows that were computed for nothing, so far."""
+    """Padding rows computed so far."""
 
     def load(self, checkpoint: Checkpoint, end_id: int) -> str:
         """Loads the weights; returns the digest of config and weights. end_id: the token of probes. Raises

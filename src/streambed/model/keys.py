@@ -24,7 +24,7 @@ class Keys:
     """The known keys of one kind of file."""
 
     read: frozenset[str] = frozenset()
-    """Somebody reads and checks these."""
+    """Read and checked by other code, such as `Qwen3Config`."""
     fixed: Mapping[str, tuple[tuple[Any, ...], str]] = field(default_factory=dict)
     """These have one of the values, or are null, or the checkpoint is refused for the reason."""
     training: frozenset[str] = frozenset()
@@ -190,7 +190,7 @@ LOADING = Keys(
         """
     ),
 )
-"""What `sentence_bert_config.json` hands on to the loading of network, configuration and tokenizer."""
+"""Arguments that `sentence_bert_config.json` passes to transformers for network, configuration and tokenizer."""
 
 NETWORK_LOADING = Keys(
     fixed={**NETWORK.fixed, "attention_bias": ((), "set it in config.json")},

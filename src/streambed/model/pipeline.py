@@ -1,4 +1,5 @@
-"""What stands around the network of a checkpoint: sentence-transformers' files, and those of the tokenizer.
+"""Everything of a checkpoint that decides a vector beside its network: sentence-transformers' files, and those of the
+tokenizer.
 
 Each setting has the effect that it has in sentence-transformers, or the checkpoint is refused in one line.
 """
@@ -34,7 +35,7 @@ class Pipeline:
     """Most tokens of one text: instruction, text and end token together."""
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
-    """Of the prompt for requests that name none."""
+    """Name of the prompt for requests that name none."""
     default_dimensions: int | None = None
     """Leading dimensions to keep where a request does not say; all of them where None."""
     lower_case: bool = False
@@ -44,8 +45,8 @@ class Pipeline:
     pooling: str = "lasttoken"
     """Which hidden states make the vector."""
     causal: bool = True
-    """Whether a token depends on those before it alone, so that the KV of a text serves every longer one. The files are
-    refused where this or the pooling is another."""
+    """Whether a token depends on those before it alone, so that the KV of a text serves every longer one. Other values
+    of this and of the pooling are refused."""
 
 
 def read_pipeline(directory: Path, reader: Reader, max_positions: int, hidden_size: int) -> Pipeline:

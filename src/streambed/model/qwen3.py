@@ -26,9 +26,9 @@ class Operators(NamedTuple):
     """What a device does in its own way."""
 
     linear: Callable[[Tensor, Tensor | None], Linear]
-    """Of a weight [out, in] and a bias [out]."""
+    """Makes a matrix of a weight [out, in] and a bias [out]."""
     rms_norm: Callable[..., Tensor]
-    """As the function below."""
+    """See `rms_norm` below."""
 
 
 @dataclass(frozen=True)

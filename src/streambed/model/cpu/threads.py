@@ -16,10 +16,11 @@ SIZES = (1, 4, 16, 64)
 """Rows of the steps that are measured."""
 _TRIES = 3
 SMALL_NETWORK = 50_000_000
-"""Weights beyond which a step takes so long that threads gain more than waiting for them loses. A number and not a
-measured time, since on a busy machine every step takes long."""
+"""Networks with more weights always use all threads. A number of weights instead of a time, since on a busy machine
+every step is slow."""
 _TOLERANCE = 1.25
-"""How much slower a step may be on one thread while nobody else computes: it is as fast then as it is beside others."""
+"""A step may be this much slower on one thread on an idle machine, since one thread is not slowed down by other
+processes."""
 
 
 class Threads:

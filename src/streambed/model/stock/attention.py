@@ -56,7 +56,7 @@ class Plan:
 
     @property
     def padding(self) -> int:
-        """Rows that are computed and thrown away."""
+        """Padding rows."""
         return sum(len(pack.gather) - len(pack.rows) for pack in self.packed)
 
 
