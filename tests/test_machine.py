@@ -133,9 +133,9 @@ def test_huge_pages(pretend: Pretend, words: str, chosen: str) -> None:
 
 
 def test_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = SimpleNamespace(RLIMIT_NOFILE=7, getrlimit=lambda which: (1024, 4096) if which == 7 else None)
+    asked = SimpleNamespace(RLIMIT_NOFILE=7, RLIM_INFINITY=99, getrlimit={7: (1024, 99), 8: (0, 0)}.__getitem__)
     monkeypatch.setitem(sys.modules, "resource", asked)
-    assert machine.open_files() == (1024, 4096)
+    assert machine.open_files() == (1024, None)
     monkeypatch.setitem(sys.modules, "resource", None)
     assert machine.open_files() is None
 

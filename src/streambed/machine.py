@@ -16,10 +16,10 @@ _CGROUP = Path("sys/fs/cgroup")
 
 
 class OpenFiles(NamedTuple):
-    """How many files the process may have open: now, and at most if it asks. -1 is any number."""
+    """How many files the process may have open: now, and at most if it asks. None is any number."""
 
-    now: int
-    most: int
+    now: int | None
+    most: int | None
 
 
 def usable_cores() -> int:
@@ -97,7 +97,8 @@ def open_files() -> OpenFiles | None:
         import resource
     except ImportError:  # not on every platform
         return None
-    return OpenFiles(*resource.getrlimit(resource.RLIMIT_NOFILE))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return OpenFiles(*(None if limit == resource.RLIM_INFINITY else limit for limit in limits))
 
 
 def processor() -> str:

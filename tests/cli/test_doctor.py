@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -19,12 +17,12 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from streambed import Engine
+from streambed import Engine, machine
 from streambed.cli import doctor as doctor_module
 from streambed.cli.main import cli
+from streambed.doctor.environment import examine_environment
 from streambed.engine.session import Session
 from streambed.errors import CheckpointError, SettingsError
-from streambed.model import choice
 from streambed.settings import Settings
 from tests.checkpoints import make_checkpoint
 
@@ -74,7 +72,7 @@ def environment(**settings: Any) -> Findings:
     with click.Context(cli) as context:
         known = doctor_module._known_variables(context)
     values, problem = doctor_module._settings({"model": "builtin"} | settings)
-    found = doctor_module._environment(values, problem, known)
+    found = examine_environment(values, problem, known)
     return {(each.group, each.name): (each.status, each.detail) for each in found}
 
 
@@ -140,30 +138,6 @@ def test_settings_that_serve_would_use(doctor: Doctor) -> None:
     assert all(found["exactness", name][0] == "ok" for name in EXACTNESS)
 
 
-def test_bfloat16_on_a_processor_without_it(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice, "multiplies_bfloat16", lambda device: False)
-    found = findings(doctor("--json", "--dtype", "bfloat16", "--device", "cpu", "--kv-memory", "999999GiB"))
-    status, detail = found["model", "number format"]
-    assert (status, "does not multiply bfloat16" in detail) == ("warn", True)
-    status, detail = found["model", "KV"]
-    assert (status, "lower --kv-memory" in detail) == ("warn", True)
-    assert all(found["exactness", name][0] == "ok" for name in EXACTNESS)
-
-
-def test_files_that_serve_would_refuse(doctor: Doctor, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    found = findings(
-        doctor("--json", STREAMBED_JOURNAL=str(tmp_path / "none/x.db"), STREAMBED_REDUCER=f"small={tmp_path / 'empty'}")
-    )
-    status, detail = found["files", "journal"]
-    assert (status, "serve would not start" in detail) == ("FAIL", True)
-    assert found["files", "reducer small"][0] == "FAIL"
-    found = findings(doctor("--json", STREAMBED_JOURNAL=str(tmp_path / "x.db")))
-    assert found["files", "journal"] == ("ok", str(tmp_path / "x.db"))
-    assert not (tmp_path / "x.db").exists()
-    assert findings(doctor("--json", STREAMBED_JOURNAL=str(tmp_path)))["files", "journal"][0] == "FAIL"
-
-
 def test_a_budget_for_64_tokens(doctor: Doctor) -> None:
     """Its canonical texts are longer than that, which is no fault of the model's."""
     found = findings(doctor("--json", "--model", "builtin", "--kv-memory", "400KiB"))
@@ -181,19 +155,6 @@ def test_small_window(doctor: Doctor, tmp_path: Path) -> None:
 
 
 # The environment
-
-
-@pytest.mark.usefixtures("doctor")
-def test_misspelt_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STREAMBED_KV_MEMROY", "secret")
-    monkeypatch.setenv("STREAMBED_COLOUR", "secret")
-    found = environment()
-    assert found["environment", "STREAMBED_KV_MEMROY"] == (
-        "warn",
-        "no command knows this variable, so it has no effect; was STREAMBED_KV_MEMORY meant?",
-    )
-    assert found["environment", "STREAMBED_COLOUR"] == ("warn", "no command knows this variable, so it has no effect")
-    assert "secret" not in str(found)
 
 
 def test_misspelt_variable_is_no_failure(doctor: Doctor) -> None:
@@ -236,103 +197,10 @@ def test_settings_that_cannot_be(monkeypatch: pytest.MonkeyPatch, variables: dic
 
 
 def test_settings_that_cannot_be_fail(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_module, "usable_cores", lambda: 1)
+    monkeypatch.setattr(machine, "usable_cores", lambda: 1)
     result = doctor("--json", STREAMBED_PORT="70000")
     assert result.exit_code == 1
     assert findings(result)["environment", "settings"][0] == "FAIL"
-
-
-@pytest.mark.parametrize(
-    ("value", "threads", "status", "says"),
-    [
-        ("2", 2, "ok", "as serve will use"),
-        ("2,1", 2, "ok", "as serve will use"),
-        ("3", 2, "warn", "serve computes with 2 threads"),
-        ("64", 2, "warn", "on 4 usable cores"),
-        ("lots", 2, "warn", "no number"),
-        ("0", 2, "warn", "no number"),
-        ("", 2, "warn", "no number"),
-    ],
-)
-def test_threads_of_libraries(value: str, threads: int, status: str, says: str) -> None:
-    finding = doctor_module._library_threads("OMP_NUM_THREADS", value, threads, 4)
-    assert finding.status == status
-    assert says in finding.detail
-
-
-@pytest.mark.usefixtures("doctor")
-def test_threads_of_libraries_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ("environment", "OMP_NUM_THREADS") not in environment()
-    monkeypatch.setenv("OMP_NUM_THREADS", "4096")
-    monkeypatch.setenv("MKL_NUM_THREADS", "4096")
-    found = environment()
-    assert found["environment", "OMP_NUM_THREADS"][0] == found["environment", "MKL_NUM_THREADS"][0] == "warn"
-
-
-@pytest.mark.parametrize(
-    ("files", "limit"),
-    [
-        ({"cpu.max": "150000 100000"}, 1.5),
-        ({"cpu.max": "max 100000"}, None),
-        ({"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 0.5),
-        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
-        ({}, None),
-    ],
-)
-def test_container_limit_of_cores(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], limit: float | None
-) -> None:
-    (tmp_path / "cpu").mkdir()
-    for name, text in files.items():
-        (tmp_path / name).write_text(f"{text}\n")
-    monkeypatch.setattr(doctor_module, "_CGROUP", tmp_path)
-    assert doctor_module._cpu_limit() == limit
-    assert doctor_module._threads(4, 4).status == ("ok" if limit is None else "warn")
-    assert doctor_module._threads(1, 4).status == "ok"
-    assert doctor_module._threads(5, 4).status == "warn"
-
-
-def test_container_limit_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Less is free than the machine says; what was only read from files can be had."""
-    monkeypatch.setattr(doctor_module, "_CGROUP", tmp_path)
-    unbound = doctor_module._free_memory("cpu")
-    (tmp_path / "memory.max").write_text("100000\n")
-    (tmp_path / "memory.current").write_text("90000\n")
-    (tmp_path / "memory.stat").write_text("anon 50000\ninactive_file 20000\n")
-    assert unbound is None or unbound > 30000
-    assert doctor_module._free_memory("cpu") == 30000
-
-
-@pytest.mark.parametrize(("most", "status"), [(100, "warn"), (4096, "ok"), (resource.RLIM_INFINITY, "ok")])
-def test_descriptors(monkeypatch: pytest.MonkeyPatch, most: int, status: str) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda which: (100, most))
-    assert doctor_module._descriptors().status == status
-
-
-def test_system_that_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_module, "_read", lambda path: None)
-    found = {finding.name: finding for finding in doctor_module._machine()}
-    assert found["huge pages"].status == "note"
-    assert found["processor"].detail
-    assert found["memory"].status == "ok"
-
-
-def test_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As two devices would be named; this machine may have none."""
-    about = SimpleNamespace(name="Card", total_memory=80 << 30)
-    for name, value in {
-        "is_available": True,
-        "device_count": 2,
-        "get_device_properties": about,
-        "mem_get_info": (70 << 30, 80 << 30),
-    }.items():
-        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0) if index else (7, 5))
-    found = [(finding.name, finding.detail) for finding in doctor_module._cuda()]
-    assert found == [
-        ("CUDA 0", "Card, 80.00 GiB, 70.00 GiB free, no native bfloat16"),
-        ("CUDA 1", "Card, 80.00 GiB, 70.00 GiB free, native bfloat16"),
-    ]
 
 
 # Canonical vectors
@@ -360,65 +228,12 @@ def test_canonical_vectors_are_written_and_agree(doctor: Doctor, own_checkpoint:
     assert result.stdout.splitlines()[-1].startswith("1 check failed")
 
 
-@pytest.fixture(scope="module")
-def canonical_engine(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    own = shutil.copytree(tiny_checkpoint, tmp_path_factory.mktemp("doctor") / "own")
-    with Engine.load(str(own), dtype="float32", max_batch_tokens=48) as engine:
-        yield engine
-
-
-def entry(**changes: Any) -> dict[str, Any]:
-    return {"text": "a", "instruction": None, "vector": [0.125] * 64} | changes
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (b"{", "not valid JSON"),
-        (b"\xff", "not valid JSON"),
-        (b"", "not valid JSON"),
-        (b"[" * 100_000, "not valid JSON"),
-        ([], "not an object of format 1"),
-        ({"texts": [entry()]}, "not an object of format 1"),
-        ({"format": 2, "texts": [entry()]}, "not an object of format 1"),
-        ({"format": 1}, "texts is not a list of at least one"),
-        ({"format": 1, "texts": []}, "texts is not a list of at least one"),
-        ({"format": 1, "texts": {"a": 1}}, "texts is not a list of at least one"),
-        ({"format": 1, "texts": [entry(), 5]}, "texts[1]: has no text"),
-        ({"format": 1, "texts": [entry(text=None)]}, "texts[0]: has no text"),
-        ({"format": 1, "texts": [entry(instruction=5)]}, "instruction is neither a string nor null"),
-        ({"format": 1, "texts": [entry(vector=None)]}, "vector is not a list of numbers"),
-        ({"format": 1, "texts": [entry(vector=["1"] * 64)]}, "vector is not a list of numbers"),
-        ({"format": 1, "texts": [entry(vector=[True] * 64)]}, "vector is not a list of numbers"),
-        ({"format": 1, "texts": [entry(vector=[0.1] * 63)]}, "vector has 63 dimensions; the model's have 64"),
-        ({"format": 1, "texts": [entry(vector=[0] * 64)]}, "not one of unit length"),
-        ({"format": 1, "texts": [entry(vector=[float("nan")] * 64)]}, "not one of unit length"),
-        ({"format": 1, "texts": [entry(vector=[10**400] * 64)]}, "not one of unit length"),
-        ({"format": 1, "texts": [entry(text="\ud800")]}, "lone surrogate"),
-        ({"format": 1, "texts": [entry(text="word " * 600)]}, "602 tokens"),
-        ({"format": 1, "texts": [entry()]}, "not the vectors that this checkpoint gave"),
-    ],
-)
-def test_canonical_file_that_is_wrong(canonical_engine: Engine, content: Any, says: str) -> None:
-    file = canonical_engine.checkpoint.directory / "canonical.json"
-    file.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
-    finding = doctor_module._try("canonical", "vectors", lambda: doctor_module._canonical(canonical_engine))
-    assert finding.status == "FAIL"
-    assert says in finding.detail
-    assert "\n" not in finding.detail
-
-
 def test_malformed_canonical_file_fails(doctor: Doctor, own_checkpoint: Path) -> None:
     (own_checkpoint / "canonical.json").write_text('{"format": 1, "texts": ')
     result = doctor("--json", "--model", own_checkpoint)
     assert result.exit_code == 1
     status, detail = findings(result)["canonical", "vectors"]
     assert (status, detail.startswith(f"{own_checkpoint / 'canonical.json'}: not valid JSON")) == ("FAIL", True)
-
-
-def test_canonical_file_that_cannot_be_written(canonical_engine: Engine, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="cannot be written: No such file or directory"):
-        doctor_module.write_canonical(canonical_engine, tmp_path / "nowhere" / "canonical.json")
 
 
 def test_canonical_file_is_of_float32(doctor: Doctor, own_checkpoint: Path) -> None:
@@ -469,31 +284,6 @@ def test_ways_that_break(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> Non
     ]
     assert "are not those of the whole text" in failed[0]
     assert result.stdout.splitlines()[-1].startswith("4 checks failed")
-
-
-@pytest.mark.parametrize(("way", "name"), [("embed", "batched"), ("prefix_embeddings", "prefixes")])
-def test_way_that_gives_another_vector(
-    canonical_engine: Engine, monkeypatch: pytest.MonkeyPatch, way: str, name: str
-) -> None:
-    """Many at once come in the wrong order: the checks compare vectors with those of their own texts."""
-    honest = getattr(Engine, way)
-
-    def swap(engine: Engine, texts: Any, **options: Any) -> Any:
-        found = honest(engine, texts, **options)
-        if way == "embed":
-            return found[::-1]
-        offsets, vectors = zip(*found, strict=True)
-        return list(zip(offsets, vectors[::-1], strict=True))
-
-    monkeypatch.setattr(doctor_module, "_TEXTS", doctor_module._TEXTS[:2])
-    monkeypatch.setattr(Engine, way, swap)
-    found = {finding.name: finding.status for finding in doctor_module._exactness(canonical_engine)}
-    assert found == dict.fromkeys(EXACTNESS, "ok") | {name: "FAIL"}
-
-
-def test_vector_that_is_not_a_number(canonical_engine: Engine) -> None:
-    pairs = iter([("a", np.full(64, np.nan, np.float32)), ("b", np.full(64, np.nan, np.float32))])
-    assert doctor_module._compare(canonical_engine, pairs, {})[0] == "FAIL"
 
 
 # What cannot be served

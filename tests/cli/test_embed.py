@@ -132,7 +132,7 @@ def test_empty_texts_are_an_error_before_any_work(
     embed: Embed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of them are named, wherever they are, and no model is loaded for it."""
-    monkeypatch.setattr(Engine, "load", None)
+    monkeypatch.setattr("streambed.model.checkpoint.find_checkpoint", None)
     file = tmp_path / "a.jsonl"
     file.write_text('{"text": ""}\n\n{"text": "b"}\n' * 300)
     message = one_line(embed("a", "", "--input", file, ""))
@@ -198,7 +198,7 @@ def ask(live: Live, monkeypatch: pytest.MonkeyPatch) -> Embed:
     for name in os.environ:
         if name.startswith("STREAMBED_"):
             monkeypatch.delenv(name)
-    monkeypatch.setattr(Engine, "load", None)
+    monkeypatch.setattr("streambed.model.checkpoint.find_checkpoint", None)
 
     def run(*arguments: str | Path, key: str | None = "right", input: bytes | None = None, **more: str) -> Result:
         options = ["--url", live.url, *(["--api-key", key] if key else [])]
@@ -396,7 +396,7 @@ def test_output_that_cannot_be_written(embed: Embed, tmp_path: Path, monkeypatch
     file = tmp_path / "nowhere" / "vectors.npy"
     assert one_line(embed("a", "--output", file)) == f"{file}: cannot be written: No such file or directory"
     (tmp_path / "a.npy").mkdir()
-    monkeypatch.setattr(Engine, "load", None)  # all of it is known before
+    monkeypatch.setattr("streambed.model.checkpoint.find_checkpoint", None)  # all of it is known before
     for name, reason in (("a.npy", "Is a directory"), ("nowhere/b.npy", "No such file or directory")):
         assert one_line(embed("a", "--output", tmp_path / name)) == f"{tmp_path / name}: cannot be written: {reason}"
 

@@ -99,7 +99,7 @@ def test_what_can_be_known_is_known_before_the_model_is_loaded(
     fitted, empty, out = tmp_path / "fitted", tmp_path / "empty.jsonl", tmp_path / "out"
     fine(reduce("fit", "--method", "pca", "--dimensions", 8, "--input", texts, "--output", fitted))
     empty.write_text('{"text": "a"}\n{"text": ""}\n{"text": ""}\n')
-    monkeypatch.setattr(Engine, "load", None)
+    monkeypatch.setattr("streambed.model.checkpoint.find_checkpoint", None)
     fit = ("fit", "--method", "pca", "--dimensions", 8)
     for arguments, said in (
         (["eval", tmp_path, "--input", texts], f"{tmp_path}/reducer.json: cannot be read: No such file or directory"),

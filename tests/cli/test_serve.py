@@ -51,7 +51,7 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
 @pytest.fixture
 def no_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing is loaded, and this process keeps its handlers and its logs."""
-    monkeypatch.setattr("streambed.engine.engine.Engine.load", None)
+    monkeypatch.setattr("streambed.model.checkpoint.find_checkpoint", None)
     monkeypatch.setattr("streambed.server.logs.set_up", lambda _: None)
     monkeypatch.setattr(serve_module.signal, "signal", lambda *_: None)
     monkeypatch.setattr(serve_module, "_raise_file_limit", lambda: None)

@@ -20,12 +20,12 @@ from streambed.cli.options import (
     model_options,
     option,
     server_options,
-    use_threads,
     vector_options,
 )
 from streambed.cli.outputs import open_output, why_unwritable
 from streambed.cli.texts import BATCH, Item, batches, read, read_twice, refuse_empty
 from streambed.errors import RequestError
+from streambed.settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -188,8 +188,7 @@ def _loaded(given: dict[str, Any], asked: dict[str, Any]) -> Iterator[Embed]:
     """By a model that is loaded here."""
     from streambed.vectors.shape import spread
 
-    use_threads(given["threads"])
-    with load_engine(**{name: given[name] for name in MODEL if name != "threads"}) as engine:
+    with load_engine(Settings(**{name: given[name] for name in MODEL})) as engine:
 
         def embed_texts(texts: list[str]) -> tuple[NDArray[np.float32], int]:
             prompt = engine.prompt(asked["instruction"], asked["prompt_name"], asked["input_type"])

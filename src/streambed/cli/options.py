@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +15,7 @@ from streambed.settings import Settings, parse_size, shown_default
 
 if TYPE_CHECKING:
     from streambed.engine.engine import Engine
+    from streambed.model.checkpoint import Checkpoint
 
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 """How wide help may become, and what asks for it."""
@@ -141,24 +141,30 @@ def vector_options(command: Callback) -> Callback:
 
 
 MODEL = ("model", "revision", "allow_unknown_config", "instruction_template", "dtype", "device", "threads")
-"""What says which model a command loads, how, and what it computes with. All but threads are arguments of `Engine.load`."""
+"""The settings of every command that loads a model."""
 
 
-@contextlib.contextmanager
-def named_by_flag() -> Iterator[None]:
-    """An engine's arguments that are wrong are told as the flags that they came from."""
+def load_engine(settings: Settings, checkpoint: Checkpoint | None = None) -> Engine:
+    """The engine that the settings describe, computing with their threads: by default one for each usable core.
+
+    checkpoint: that of the settings, where it has been found already.
+
+    Raises:
+        CheckpointError, SettingsError: it cannot be loaded; the message names flags.
+    """
+    import torch
+
+    from streambed.engine.engine import Engine
+    from streambed.engine.options import EngineOptions
+    from streambed.model.checkpoint import find_checkpoint
+
+    torch.set_num_threads(settings.threads or usable_cores())
+    allow = settings.allow_unknown_config
     try:
-        yield
+        checkpoint = checkpoint or find_checkpoint(settings.model, settings.revision, allow_unknown_config=allow)
+        return Engine(checkpoint, EngineOptions.of(settings))
     except SettingsError as error:
         raise SettingsError(error.by_flag) from None
-
-
-@named_by_flag()
-def load_engine(**arguments: Any) -> Engine:
-    """`Engine.load` of what flags say."""
-    from streambed.engine.engine import Engine
-
-    return Engine.load(**arguments)
 
 
 def model_options(command: Callback) -> Callback:
@@ -181,12 +187,3 @@ def server_options(default: str | None, help: str) -> Callable[[Callback], Callb
 def first_key(api_key: str | None) -> str | None:
     """The key to send; the variable may hold several, as `serve` takes them."""
     return None if api_key is None else next(iter(api_key.split()), None)
-
-
-def use_threads(threads: int | None) -> None:
-    """Computes with so many threads; by default with one for each core that this process may use. Raises SettingsError."""
-    if threads is not None and threads < 1:
-        raise SettingsError(f"--threads is {threads}; at least 1 is expected")
-    import torch
-
-    torch.set_num_threads(threads or usable_cores())

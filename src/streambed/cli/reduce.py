@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from streambed.cli.interrupt import cleaning_up
-from streambed.cli.options import Command, load_engine, model_options, option, use_threads
+from streambed.cli.options import Command, load_engine, model_options, option
 from streambed.cli.outputs import why_unwritable
 from streambed.cli.texts import batches, read, refuse_empty
 from streambed.errors import RequestError, SettingsError
+from streambed.settings import Settings
 
 if TYPE_CHECKING:
     from streambed.engine.info import EngineInfo
@@ -275,9 +276,8 @@ def _embed(
             left_out.add(item.text)
     console = Console(stderr=True)
     found = []
-    use_threads(model.pop("threads"))
     with (
-        load_engine(**model) as engine,
+        load_engine(Settings(**model)) as engine,
         cleaning_up(),
         Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
     ):

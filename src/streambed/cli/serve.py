@@ -18,7 +18,7 @@ from click.core import ParameterSource
 
 from streambed.cli.addresses import urls
 from streambed.cli.interrupt import stop_at_once
-from streambed.cli.options import Command, load_engine, option, setting_option, use_threads
+from streambed.cli.options import Command, load_engine, option, setting_option
 from streambed.errors import SettingsError
 from streambed.settings import Settings, groups
 
@@ -83,19 +83,8 @@ def run(settings: Settings) -> None:
     from streambed.server.app import create_app
     from streambed.server.listener import Listener
 
-    use_threads(settings.threads)
     logger.info("Loading %s ...", settings.model)
-    engine = load_engine(
-        model=settings.model,
-        revision=settings.revision,
-        dtype=settings.dtype,
-        device=settings.device,
-        kv_memory=settings.kv_memory,
-        max_batch_tokens=settings.max_batch_tokens,
-        special_tokens=settings.special_tokens,
-        instruction_template=settings.instruction_template,
-        allow_unknown_config=settings.allow_unknown_config,
-    )
+    engine = load_engine(settings)
     info = engine.info
     names = settings.served_model_name or (info.model,)
     logger.info("Model: %s, served as %s, fingerprint %s", info.model, ", ".join(names), info.fingerprint)

@@ -1,0 +1,78 @@
+"""The machine: what it has, and what a server needs of it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+
+import streambed
+from streambed import machine
+from streambed.doctor.report import Finding, gib
+
+MIN_DESCRIPTORS = 256
+"""Fewer are soon used up: each connection takes one, beside those of the process itself."""
+
+_found = partial(Finding, "machine")
+
+
+def examine_machine() -> Iterator[Finding]:
+    """Processor, cores, memory, limits, accelerators and versions."""
+    limit, pages = machine.core_limit(), machine.huge_pages()
+    quota = "" if limit is None else f"; a container's limit of {limit:g}"
+    yield _found("processor", "ok", machine.processor())
+    yield _found("cores", "ok", f"{machine.usable_cores()} usable{quota}")
+    yield _found("PyTorch uses", "ok", machine.instructions())
+    yield _memory()
+    yield _found("huge pages", "ok" if pages else "note", pages or "unknown")
+    yield _descriptors()
+    yield from _cuda()
+    versions = {"streambed": streambed.__version__, "Python": platform.python_version(), "torch": torch.__version__}
+    versions |= {name: importlib.metadata.version(name) for name in ("numpy", "tokenizers")}
+    yield _found("versions", "ok", ", ".join(f"{name} {version}" for name, version in versions.items()))
+
+
+def free_memory(device: str) -> int | None:
+    """Bytes that the device can still give, a container's limit counted; None where the system does not say."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(torch.device(device))[0])
+    return machine.free_memory()
+
+
+def _memory() -> Finding:
+    total, usable, free = machine.total_memory(), machine.usable_memory(), machine.free_memory()
+    if total is None or usable is None:
+        return _found("memory", "note", "unknown")
+    detail = gib(total) if free is None else f"{gib(total)}, {gib(free)} free"
+    return _found("memory", "ok", detail + (f"; a container's limit of {gib(usable)}" if usable < total else ""))
+
+
+def _descriptors() -> Finding:
+    """serve raises the limit as far as it may, so the higher one counts."""
+    if (limits := machine.open_files()) is None:
+        return _found("open files", "note", "unknown")
+    now, most = limits
+    if most is not None and most < MIN_DESCRIPTORS:
+        detail = f"{most} at once are few for a server, whose connections take one each; raise `ulimit -n`"
+        return _found("open files", "warn", detail)
+    detail = "any number at once" if now is None else f"{now:,} at once"
+    if most is None:
+        detail += "; serve lifts the limit"
+    elif now is None or most > now:
+        detail += f"; serve raises it to {most:,}"
+    return _found("open files", "ok", detail)
+
+
+def _cuda() -> Iterator[Finding]:
+    if not torch.cuda.is_available():
+        yield _found("CUDA", "note", "no device that PyTorch sees")
+        return
+    for index in range(torch.cuda.device_count()):
+        about = torch.cuda.get_device_properties(index)
+        bfloat16 = "" if torch.cuda.get_device_capability(index) >= (8, 0) else "no "
+        free = free_memory(f"cuda:{index}") or 0
+        detail = f"{about.name}, {gib(about.total_memory)}, {gib(free)} free, {bfloat16}native bfloat16"
+        yield _found(f"CUDA {index}", "ok", detail)
