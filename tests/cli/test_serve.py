@@ -57,7 +57,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(serve_module, "_raise_file_limit", lambda: None)
     with contextlib.ExitStack() as opened:
         listen = serve_module._listen
-        monkeypatch.setattr(serve_module, "_listen", lambda settings: opened.enter_context(listen(settings)))
+        monkeypatch.setattr(serve_module, "_listen", lambda *where: opened.enter_context(listen(*where)))
         yield
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from streambed.doctor.report import Finding, Report, attempt
+from streambed.doctor.report import Finding, Printer, attempt
 from streambed.errors import CheckpointError
 
 FINDINGS = [
@@ -17,7 +17,7 @@ FINDINGS = [
 
 
 def test_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    report = Report(as_json=False)
+    report = Printer(as_json=False)
     for finding in FINDINGS:
         report.add(finding)
     assert not report.end()
@@ -42,7 +42,7 @@ def test_lines(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_last_line(capsys: pytest.CaptureFixture[str], statuses: list[str], last: str) -> None:
-    report = Report(as_json=False)
+    report = Printer(as_json=False)
     for status in statuses:
         report.add(Finding("group", "name", status, ""))  # type: ignore[arg-type]
     assert report.end() == ("FAIL" not in statuses)
@@ -50,7 +50,7 @@ def test_last_line(capsys: pytest.CaptureFixture[str], statuses: list[str], last
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
-    report = Report(as_json=True)
+    report = Printer(as_json=True)
     report.add(FINDINGS[0])
     assert report.end()
     check = {"group": "one", "name": "first", "status": "ok", "detail": "said"}

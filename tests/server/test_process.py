@@ -20,8 +20,7 @@ from typing import Any
 import httpx
 import pytest
 
-from streambed.cli.serve import _listen
-from streambed.settings import Settings
+from streambed.server.listener import listen
 from tests.groups import program
 from tests.server.conftest import until
 
@@ -311,7 +310,7 @@ def test_replies_are_not_held_back() -> None:
                 seen.set_result(bool(option))
                 transport.close()
 
-        with _listen(Settings(port=0)) as listener:
+        with listen("127.0.0.1", 0) as listener:
             address = listener.getsockname()
             server = await asyncio.get_running_loop().create_server(Protocol, sock=listener)
             async with server:

@@ -11,7 +11,7 @@ import click
 from streambed.cli.options import Command, load_engine, model_options, option, setting_option
 from streambed.cli.serve import serve
 from streambed.doctor.environment import PREFIX
-from streambed.doctor.report import Finding, Report, in_words
+from streambed.doctor.report import Finding, Printer, in_words
 from streambed.errors import CheckpointError, SettingsError, StreambedError
 from streambed.model.checkpoint import Checkpoint, find_checkpoint
 from streambed.settings import Settings
@@ -36,7 +36,7 @@ def doctor(context: click.Context, /, as_json: bool, write_canonical: bool, **gi
     It loads the model and checks that streamed, edited and batched texts get the same vectors. The exit code is 1 if any
     line says FAIL. Brackets show the default of a flag and its environment variable.
     """
-    report = Report(as_json)
+    report = Printer(as_json)
     try:
         # Before all else: a wrong name is one line.
         allow = given["allow_unknown_config"]
@@ -84,8 +84,7 @@ def _known_variables(context: click.Context) -> set[str]:
         command = commands.pop()
         if isinstance(command, click.Group):
             found = (command.get_command(context, name) for name in command.list_commands(context))
-            commands += [each for each in found if each is not None]
-        for parameter in command.params:
-            names = parameter.envvar or ()
-            known |= {names} if isinstance(names, str) else set(names)
+            commands += filter(None, found)
+        for names in (parameter.envvar or () for parameter in command.params):
+            known.update([names] if isinstance(names, str) else names)
     return known

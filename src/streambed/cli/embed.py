@@ -20,9 +20,10 @@ from streambed.cli.options import (
     model_options,
     option,
     server_options,
+    text_options,
     vector_options,
 )
-from streambed.cli.outputs import open_output, why_unwritable
+from streambed.cli.outputs import open_output, show_progress, why_unwritable
 from streambed.cli.texts import BATCH, Item, batches, read, read_twice, refuse_empty
 from streambed.errors import RequestError
 from streambed.settings import Settings
@@ -42,15 +43,7 @@ SERVER_SECONDS = 600.0
 
 @click.command(cls=Command)
 @click.argument("texts", nargs=-1)
-@option(
-    "--input",
-    "-i",
-    "inputs",
-    multiple=True,
-    help="File with one text a line (blank lines are left out), or .jsonl; - is standard input (repeatable).",
-    group="Texts",
-)
-@option("--field", default="text", help="Field of a JSONL line that holds the text.", group="Texts")
+@text_options(required=False)
 @option(
     "--empty",
     type=click.Choice(["error", "null"]),
@@ -113,21 +106,18 @@ def embed(
 
     import numpy as np
     import orjson
-    from rich.console import Console
-    from rich.progress import Progress
 
-    console = Console(stderr=True)
     items = itertools.chain(arguments, read(inputs, field))
     asked = {name: given[name] for name in ("instruction", "prompt_name", "input_type", "dimensions", "long_input")}
-    load = _loaded(given, asked) if url is None else _served(url, api_key, _named(context, given), asked)
+    named = given["model"] if _is_given(context, "model") else None
+    load = _loaded(given, asked) if url is None else _served(url, api_key, named, asked)
     collected = []
     with (
         load as embed_texts,
         cleaning_up(),
         open_output(output) as out,
-        Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
+        show_progress("Embedding") as show,
     ):
-        bar = progress.add_task("Embedding", total=None)
         index = long = 0
         for batch in batches(items, BATCH if url is None else SERVER_BATCH):
             if empty == "error":  # what came through a pipe is known only now
@@ -146,7 +136,7 @@ def embed(
                     line |= {"embedding": vector if item.text else None}
                     out.write(orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE))
             index += len(batch)
-            progress.update(bar, completed=index)
+            show(index)
         if output.endswith(".npy"):
             np.save(out, np.concatenate(collected) if collected else embed_texts([])[0])
     if not index:
@@ -166,8 +156,8 @@ def _check(context: click.Context, url: str | None, output: str) -> None:
     if url is None and _is_given(context, "api_key"):
         raise click.UsageError("--api-key is for the server of --url, and there is none")
     if url is not None:
-        for name in MODEL:
-            if name != "model" and _is_given(context, name):
+        for name in MODEL[1:]:
+            if _is_given(context, name):
                 flag = f"--{name.replace('_', '-')}"
                 raise click.UsageError(f"{flag} is for a model that is loaded here; --url uses the server's")
 
@@ -175,12 +165,6 @@ def _check(context: click.Context, url: str | None, output: str) -> None:
 def _is_given(context: click.Context, name: str) -> bool:
     """Whether a flag stands on the command line; a variable may be there for other commands."""
     return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-
-
-def _named(context: click.Context, given: dict[str, Any]) -> str | None:
-    """The model to ask a server for."""
-    name: str = given["model"]
-    return name if _is_given(context, "model") else None
 
 
 @contextlib.contextmanager

@@ -113,6 +113,25 @@ def setting_option(name: str, group: str, *aliases: str) -> Callable[[Callback],
     )
 
 
+def text_options(required: bool) -> Callable[[Callback], Callback]:
+    """The flags that say which files texts come from."""
+
+    def add(command: Callback) -> Callback:
+        field = option("--field", default="text", help="Field of a JSONL line that holds the text.", group="Texts")
+        inputs = option(
+            "--input",
+            "-i",
+            "inputs",
+            multiple=True,
+            required=required,
+            help="File with one text a line (blank lines are left out), or .jsonl; - is standard input (repeatable).",
+            group="Texts",
+        )
+        return inputs(field(command))
+
+    return add
+
+
 def vector_options(command: Callback) -> Callback:
     """The flags that say what vectors are for, and how long they are."""
     for decorate in (

@@ -1,4 +1,4 @@
-"""Where results go: files that appear when they are complete, and standard output, whose reader may leave."""
+"""Where results go: files that appear when they are complete, standard output, whose reader may leave, and a bar."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -48,6 +48,18 @@ def open_output(output: str) -> Iterator[IO[bytes]]:
     finally:
         if output != "-":
             part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def show_progress(what: str, total: float | None = None) -> Iterator[Callable[[float], None]]:
+    """A bar, where standard error is a terminal. Yields what takes how much of `total` is done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(what, total=total)
+        yield lambda completed: progress.update(bar, completed=completed)
 
 
 def drop_unwritable() -> None:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from streambed.cli.interrupt import cleaning_up
-from streambed.cli.options import Command, load_engine, model_options, option
-from streambed.cli.outputs import why_unwritable
+from streambed.cli.options import Command, load_engine, model_options, option, text_options
+from streambed.cli.outputs import show_progress, why_unwritable
 from streambed.cli.texts import batches, read, refuse_empty
-from streambed.errors import RequestError, SettingsError
+from streambed.errors import SettingsError
 from streambed.settings import Settings
 
 if TYPE_CHECKING:
@@ -46,20 +46,6 @@ def reduce() -> None:
     """
 
 
-def _texts(command: Callable[..., None]) -> Callable[..., None]:
-    field = option("--field", default="text", help="Field of a JSONL line that holds the text.", group="Texts")
-    inputs = option(
-        "--input",
-        "-i",
-        "inputs",
-        multiple=True,
-        required=True,
-        help="File with one text a line (blank lines are left out), or .jsonl; - is standard input (repeatable).",
-        group="Texts",
-    )
-    return inputs(field(command))
-
-
 @reduce.command(cls=Command)
 @option(
     "--method",
@@ -77,7 +63,7 @@ def _texts(command: Callable[..., None]) -> Callable[..., None]:
     group="Reducer",
 )
 @option("--output", "-o", type=click.Path(path_type=Path), required=True, help="Folder to write.", group="Reducer")
-@_texts
+@text_options(required=True)
 @model_options
 def fit(
     method: Method,
@@ -98,9 +84,6 @@ def fit(
     from streambed.vectors.fit import fit as fit_reducer
 
     require(method)
-    from rich.console import Console
-    from rich.progress import Progress
-
     if output.exists() and not output.is_dir():
         raise SettingsError(f"--output {output}: is a file; a folder is expected")
     there = next(each for each in (output.absolute(), *output.absolute().parents) if each.exists())
@@ -112,17 +95,8 @@ def fit(
         output.mkdir(parents=True, exist_ok=True)
 
     info, vectors, left_out = _embed(inputs, field, model, check, held_out=False)
-    console = Console(stderr=True)
-    with cleaning_up(), Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("Fitting", total=1.0)
-        reducer = fit_reducer(
-            vectors,
-            method,
-            dimensions,
-            info.model,
-            info.fingerprint,
-            lambda share: progress.update(bar, completed=share),
-        )
+    with cleaning_up(), show_progress("Fitting", 1.0) as show:
+        reducer = fit_reducer(vectors, method, dimensions, info.model, info.fingerprint, show)
     try:
         reducer.save(output)
     except OSError as error:
@@ -149,7 +123,7 @@ def fit(
     help="Picture to write.",
     group="Reducer",
 )
-@_texts
+@text_options(required=True)
 @model_options
 def evaluate(
     folder: Path,
@@ -179,9 +153,8 @@ def evaluate(
         raise SettingsError(f"{len(vectors)} texts are held out; that is too few to find neighbours")
     rows = report(vectors, reducer, counts)
     click.echo(
-        f"Share of each text's nearest neighbours, among {len(vectors):,} held-out texts, that smaller vectors find again:"
+        f"Share of each text's nearest neighbours, among {len(vectors):,} held-out texts, that smaller vectors find again:\n"
     )
-    click.echo()
     click.echo(
         f"{'vectors':24}{'dimensions':>11}{'bytes':>7}" + "".join(f"{f'recall@{count}':>12}" for count in counts)
     )
@@ -197,27 +170,22 @@ def report(vectors: Vectors, reducer: Reducer, counts: list[int]) -> list[Row]:
     from streambed.vectors.recall import as_int8, as_ubinary, kept, neighbours, similarity
     from streambed.vectors.shape import shorten
 
-    cosine, most = similarity("cosine"), max(counts)
-    nearest = neighbours(vectors, most, cosine)
-    size, metric, small = reducer.card.dimensions, reducer.card.metric, reducer.reduce(vectors)
+    most, card = max(counts), reducer.card
+    nearest = neighbours(vectors, most, similarity("cosine"))
     kinds: list[tuple[str, Vectors, Metric]] = [
         ("whole", vectors, "cosine"),
-        (f"cut to {size}", shorten(vectors, size), "cosine"),
-        (reducer.card.method, small, metric),
+        (f"cut to {card.dimensions}", shorten(vectors, card.dimensions), "cosine"),
+        (card.method, reducer.reduce(vectors), card.metric),
     ]
     rows = []
     for name, these, by in kinds:
         dimensions = these.shape[1]
-        rows.append(
-            Row(name, dimensions, 4 * dimensions, kept(nearest, neighbours(these, most, similarity(by)), counts))
-        )
-        score = similarity(by)
-        rows.append(
-            Row(f"{name}, int8", dimensions, dimensions, kept(nearest, neighbours(as_int8(these), most, score), counts))
-        )
+        forms = [(name, these, 4 * dimensions), (f"{name}, int8", as_int8(these), dimensions)]
         if dimensions % 8 == 0 and by == "cosine":
-            signs = kept(nearest, neighbours(as_ubinary(these), most, cosine), counts)
-            rows.append(Row(f"{name}, ubinary", dimensions, dimensions // 8, signs))
+            forms.append((f"{name}, ubinary", as_ubinary(these), dimensions // 8))
+        for form, coarse, size in forms:
+            found = neighbours(coarse, most, similarity(by))
+            rows.append(Row(form, dimensions, size, kept(nearest, found, counts)))
     return rows
 
 
@@ -235,11 +203,12 @@ def draw(rows: list[Row], counts: list[int], target: Path) -> None:
         places = [place + number * height for place in range(len(shown))]
         bars = axes.barh(places, [row.kept[number] for row in shown], height, label=f"recall@{count}")
         axes.bar_label(bars, fmt="%.2f", padding=2, fontsize=7)
-    axes.set_yticks([place + 0.4 - height / 2 for place in range(len(shown))])
-    axes.set_yticklabels([f"{row.name} ({row.size} bytes)" for row in shown])
+    axes.set_yticks(
+        [place + 0.4 - height / 2 for place in range(len(shown))],
+        labels=[f"{row.name} ({row.size} bytes)" for row in shown],
+    )
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.05)
-    axes.set_xlabel("share of the nearest neighbours by whole vectors that are found")
+    axes.set(xlim=(0, 1.05), xlabel="share of the nearest neighbours by whole vectors that are found")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.0 + 0.6 / len(shown)), ncols=len(counts), frameon=False)
     try:
@@ -262,38 +231,26 @@ def _embed(
     check: looks at the model before anything is computed.
     """
     import numpy as np
-    from rich.console import Console
-    from rich.progress import Progress
 
-    texts: dict[str, None] = {}
-    left_out: set[str] = set()
     items = list(read(inputs, field))
     refuse_empty(items)
-    for item in items:
-        if held_out is None or _is_held_out(item.text) == held_out:
-            texts[item.text] = None
-        else:
-            left_out.add(item.text)
-    console = Console(stderr=True)
-    found = []
+    every = dict.fromkeys(item.text for item in items)
+    texts = [text for text in every if held_out is None or _is_held_out(text) == held_out]
     with (
         load_engine(Settings(**model)) as engine,
         cleaning_up(),
-        Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
+        show_progress("Embedding", len(texts)) as show,
     ):
         try:
             check(engine.info)
         except OSError as error:
             raise SettingsError(f"--output: cannot be written: {error}") from None
-        bar = progress.add_task("Embedding", total=len(texts))
-        for batch in batches(iter(texts)):
-            try:
-                found.append(engine.embed(batch, dimensions=engine.info.dimensions, long_input="merge"))
-            except RequestError as error:
-                raise click.ClickException(str(error)) from None
-            progress.advance(bar, len(batch))
-        empty = np.empty((0, engine.info.dimensions), dtype=np.float32)
-        return engine.info, np.concatenate([empty, *found]), len(left_out)
+        vectors = np.empty((len(texts), engine.info.dimensions), dtype=np.float32)
+        for batch in batches(iter(range(len(texts)))):
+            asked = [texts[at] for at in batch]
+            vectors[batch] = engine.embed(asked, dimensions=engine.info.dimensions, long_input="merge")
+            show(batch[-1] + 1)
+        return engine.info, vectors, len(every) - len(texts)
 
 
 def _is_held_out(text: str) -> bool:

@@ -25,7 +25,6 @@ from streambed.settings import Settings, groups
 if TYPE_CHECKING:
     from streambed.server.metrics import Metrics
     from streambed.streams.store.store import Store
-    from streambed.vectors.reducers import Reducer
 
 logger = logging.getLogger("streambed")
 
@@ -67,15 +66,16 @@ def serve(context: click.Context, /, served: str | None, is_embedding: bool, **v
 def run(settings: Settings) -> None:
     """Binds, loads, serves until a signal, drains. Raises SettingsError and CheckpointError before serving."""
     from streambed.server.logs import set_up
+    from streambed.vectors.reducers import Reducer
 
     set_up(settings.log_format)
     # While it loads there is nothing to close, and an exception may go astray in the import of an extension module.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     signal.signal(signal.SIGINT, stop_at_once)
     _check_tls(settings)
-    reducers = _read_reducers(settings)
+    reducers = {name: Reducer.read(path) for name, path in settings.reducers}  # whichever model they are for
     _raise_file_limit()
-    listener = _listen(settings)  # before the model is loaded: a taken port is known at once
+    listener = _listen(settings.host, settings.port)  # before the model is loaded: a taken port is known at once
     journal = _open_journal(settings)
     keys = _choose_keys(settings)
     metrics = _serve_metrics(settings)
@@ -118,58 +118,38 @@ def run(settings: Settings) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
     try:
-        _check_reducers(settings, reducers, info.fingerprint)
+        for name, path in settings.reducers:
+            reducers[name].check(path, info.fingerprint)
+            card, mark = reducers[name].card, reducers[name].fingerprint
+            logger.info("Reducer: %s, %s to %d dimensions, fingerprint %s", name, card.method, card.dimensions, mark)
         app = create_app(engine, settings, keys, journal, reducers, metrics)
         Listener(app, settings).run(sockets=[listener])
     finally:
         engine.close(timeout=5.0)
 
 
-def _listen(settings: Settings) -> socket.socket:
+def _listen(host: str, port: int, flag: str = "") -> socket.socket:
     from streambed.server.listener import listen
 
     try:
-        return listen(settings.host, settings.port)
+        return listen(host, port)
     except OSError as error:
-        raise SettingsError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}") from None
+        raise SettingsError(f"{flag}cannot listen on {host}:{port}: {error.strerror or error}") from None
 
 
 def _serve_metrics(settings: Settings) -> Metrics:
     from starlette.applications import Starlette
     from starlette.routing import Route
 
-    from streambed.server.listener import MetricsListener, listen
+    from streambed.server.listener import MetricsListener
     from streambed.server.metrics import Metrics
 
     metrics = Metrics()
     if settings.metrics_port is not None:
-        host, port = settings.metrics_host, settings.metrics_port
-        try:
-            listener = listen(host, port)
-        except OSError as error:
-            raise SettingsError(f"--metrics-port: cannot listen on {host}:{port}: {error.strerror or error}") from None
+        listener = _listen(settings.metrics_host, settings.metrics_port, "--metrics-port: ")
         MetricsListener(Starlette(routes=[Route("/metrics", metrics.serve)])).start(listener)
-        logger.info("Metrics: http://%s:%d/metrics", host, listener.getsockname()[1])
+        logger.info("Metrics: http://%s:%d/metrics", settings.metrics_host, listener.getsockname()[1])
     return metrics
-
-
-def _read_reducers(settings: Settings) -> dict[str, Reducer]:
-    """By name, whichever model they are for: that is known when it is loaded."""
-    if not settings.reducers:
-        return {}
-    from streambed.vectors.reducers import Reducer
-
-    return {name: Reducer.read(path) for name, path in settings.reducers}
-
-
-def _check_reducers(settings: Settings, reducers: dict[str, Reducer], fingerprint: str) -> None:
-    for name, path in settings.reducers:
-        reducer = reducers[name]
-        reducer.check(path, fingerprint)
-        card = reducer.card
-        logger.info(
-            "Reducer: %s, %s to %d dimensions, fingerprint %s", name, card.method, card.dimensions, reducer.fingerprint
-        )
 
 
 def _check_tls(settings: Settings) -> None:
@@ -213,10 +193,8 @@ def _choose_keys(settings: Settings) -> tuple[str, ...]:
 
 def _raise_file_limit() -> None:
     """Each connection takes a descriptor, and many systems allow a process 1,024 unless it asks for more."""
-    try:
+    with contextlib.suppress(ImportError, ValueError, OSError):  # not on every platform, and not for everybody
         import resource
-    except ImportError:  # not on every platform
-        return
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

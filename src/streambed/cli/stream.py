@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import os
+import queue
 import re
 import sys
 import threading
@@ -195,23 +196,18 @@ def _follow(stream: Stream, view: View) -> None:
     from rich.live import Live
 
     with Live(view, console=Console(), refresh_per_second=20, transient=False) as live:
-        ended: list[StreambedError] = []
+        ended: list[Exception] = []
 
-        def watch() -> None:
-            try:
-                for event in stream:
-                    if isinstance(event, Emitted):
-                        view.show(event)
-                        live.refresh()
-            except StreambedError as error:
-                ended.append(error)
+        def show(emitted: Emitted) -> None:
+            view.show(emitted)
+            live.refresh()
 
         def refresh() -> None:
             if ended:
                 raise ended[0]
             live.refresh()
 
-        threading.Thread(target=watch, daemon=True).start()
+        _watch(stream, show, ended.append)
         _feed(stream, view, refresh)
         refresh()
         if view.is_behind:
@@ -219,45 +215,47 @@ def _follow(stream: Stream, view: View) -> None:
             live.refresh()
 
 
+def _watch(stream: Stream, each: Callable[[Emitted], object], failed: Callable[[Exception], object]) -> None:
+    """Takes the stream's embeddings, in a thread, until the stream or `each` fails."""
+
+    def watch() -> None:
+        try:
+            for event in stream:
+                if isinstance(event, Emitted):
+                    each(event)
+        except (StreambedError, OSError) as error:
+            failed(error)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _print_segments(stream: Stream) -> Callable[[int], None]:
     """Prints the last embedding of each segment that ends, a JSON line each; returns what waits until so many are out."""
     import orjson
 
-    printed = threading.Semaphore(0)
-    failed: list[OSError] = []
-    """Why nothing more can be printed: whoever read it has left, say."""
+    printed: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+    """None for each line, and at last why nothing more comes: whoever read it has left, say."""
 
-    def print_ended() -> None:
-        for event in stream:
-            if isinstance(event, Emitted) and event.final:
-                line = {
-                    "segment": event.segment,
-                    "start": event.start,
-                    "offset": event.offset,
-                    "revision": event.revision,
-                    "tokens": event.usage["prompt_tokens"],
-                    "embedding": event.vector,
-                }
-                click.echo(orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY).decode())
-                printed.release()
-
-    def watch() -> None:
-        try:
-            print_ended()
-        except StreambedError:
-            pass  # whoever feeds it hears of it
-        except OSError as error:
-            failed.append(error)
-            printed.release()
-
-    threading.Thread(target=watch, daemon=True).start()
+    def show(emitted: Emitted) -> None:
+        if emitted.final:
+            line = {
+                "segment": emitted.segment,
+                "start": emitted.start,
+                "offset": emitted.offset,
+                "revision": emitted.revision,
+                "tokens": emitted.usage["prompt_tokens"],
+                "embedding": emitted.vector,
+            }
+            click.echo(orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY).decode())
+            printed.put(None)
 
     def wait(count: int) -> None:
-        for _ in range(count):
-            printed.acquire(timeout=_ENDED_SECONDS)
-            if failed:
-                raise failed[0]
+        with contextlib.suppress(queue.Empty):
+            for _ in range(count):
+                if (error := printed.get(timeout=_ENDED_SECONDS)) is not None:
+                    raise error
 
+    _watch(stream, show, printed.put)
     return wait
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from itertools import cycle, pairwise
+from itertools import accumulate, cycle, pairwise, takewhile
 
 import numpy as np
 
@@ -76,11 +76,8 @@ def _streamed(engine: Engine, texts: list[str]) -> Pairs:
     """Appended in pieces, and embedded halfway and at the end."""
     for text in texts:
         scale = 1 + len(text) // 1000  # a long text is appended in larger pieces
-        ends = [0]
-        for size in cycle(_CHUNKS):
-            if ends[-1] >= len(text):
-                break
-            ends.append(min(len(text), ends[-1] + size * scale))
+        sums = accumulate(size * scale for size in cycle(_CHUNKS))
+        ends = [0, *takewhile(len(text).__gt__, sums), len(text)]
         with engine.open_session() as session:
             for number, (start, end) in enumerate(pairwise(ends)):
                 session.append(text[start:end])

@@ -23,16 +23,22 @@ def examine_machine() -> Iterator[Finding]:
     """Processor, cores, memory, limits, accelerators and versions."""
     limit, pages = machine.core_limit(), machine.huge_pages()
     quota = "" if limit is None else f"; a container's limit of {limit:g}"
-    yield _found("processor", "ok", machine.processor())
-    yield _found("cores", "ok", f"{machine.usable_cores()} usable{quota}")
-    yield _found("PyTorch uses", "ok", machine.instructions())
-    yield _memory()
-    yield _found("huge pages", "ok" if pages else "note", pages or "unknown")
-    yield _descriptors()
-    yield from _cuda()
-    versions = {"streambed": streambed.__version__, "Python": platform.python_version(), "torch": torch.__version__}
-    versions |= {name: importlib.metadata.version(name) for name in ("numpy", "tokenizers")}
-    yield _found("versions", "ok", ", ".join(f"{name} {version}" for name, version in versions.items()))
+    numpy, tokenizers = (importlib.metadata.version(name) for name in ("numpy", "tokenizers"))
+    yield from (
+        _found("processor", "ok", machine.processor()),
+        _found("cores", "ok", f"{machine.usable_cores()} usable{quota}"),
+        _found("PyTorch uses", "ok", machine.instructions()),
+        _memory(),
+        _found("huge pages", "ok" if pages else "note", pages or "unknown"),
+        _open_files(),
+        *_cuda(),
+        _found(
+            "versions",
+            "ok",
+            f"streambed {streambed.__version__}, Python {platform.python_version()}, torch {torch.__version__}, "
+            f"numpy {numpy}, tokenizers {tokenizers}",
+        ),
+    )
 
 
 def free_memory(device: str) -> int | None:
@@ -50,7 +56,7 @@ def _memory() -> Finding:
     return _found("memory", "ok", detail + (f"; a container's limit of {gib(usable)}" if usable < total else ""))
 
 
-def _descriptors() -> Finding:
+def _open_files() -> Finding:
     """serve raises the limit as far as it may, so the higher one counts."""
     if (limits := machine.open_files()) is None:
         return _found("open files", "note", "unknown")

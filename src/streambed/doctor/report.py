@@ -23,7 +23,7 @@ class Finding(NamedTuple):
     detail: str
 
 
-class Report:
+class Printer:
     """What was found, printed as it comes unless it is to be JSON."""
 
     def __init__(self, as_json: bool) -> None:
@@ -54,10 +54,8 @@ def attempt(group: str, name: str, check: Callable[[], Answer]) -> Finding:
     """What a check says; an error of whatever kind is a finding too."""
     try:
         return Finding(group, name, *check())
-    except StreambedError as error:
-        return Finding(group, name, "FAIL", str(error))
     except Exception as error:  # noqa: BLE001 - a doctor reports what breaks
-        return Finding(group, name, "FAIL", in_words(error))
+        return Finding(group, name, "FAIL", str(error) if isinstance(error, StreambedError) else in_words(error))
 
 
 def in_words(error: Exception) -> str:
