@@ -80,7 +80,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    # torch takes a second to import; who only wants an error class or `streambed --help` does not wait for it.
+    # torch takes a second to import; whoever only needs an error class or `streambed --help` should not wait for it.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

@@ -1,4 +1,4 @@
-"""What callers of engine and clients give beside texts, checked by the call that takes it."""
+"""Checks of the arguments that engine and clients take beside texts."""
 
 from __future__ import annotations
 
@@ -54,5 +54,5 @@ def as_every(every: object) -> Literal["sentence"] | int:
 
 
 def describe(value: object) -> str:
-    """What somebody gave instead: None, or the name of its type."""
+    """A wrong value in an error message: `None`, or the name of its type."""
     return "None" if value is None else type(value).__name__

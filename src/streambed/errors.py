@@ -37,13 +37,13 @@ class CheckpointError(StreambedError):
 class SettingsError(StreambedError):
     """A setting is out of range or contradicts another. One line: setting and cause.
 
-    argument: of the library, if it is one that the message goes on about; a command line has a flag in its place.
+    argument: name of the library's argument that is wrong; the message then goes on after it. A command line names its flag.
     """
 
     def __init__(self, message: str, argument: str | None = None) -> None:
         super().__init__(message if argument is None else f"{argument} {message}")
         self.by_flag = message if argument is None else f"--{argument.replace('_', '-')} {message}"
-        """The same for who gave a flag."""
+        """The message for the command line, which names the flag."""
 
 
 class ConnectionLost(StreambedError):
@@ -64,13 +64,13 @@ class RequestError(StreambedError):
     retryable: ClassVar[bool] = False
 
     expected_offset: int | None = None
-    """Where a session's text ends, in the session's unit, if the change assumed another place."""
+    """Length of the session's text, in its unit, where the change assumed another."""
     revision: int | None = None
     """The session's revision, if a change was refused."""
     details: dict[str, Any] | None = None
     """What a program can act on beyond the code, such as `{"indexes": [0, 4]}` of the items that are wrong."""
     out_of_memory: bool = False
-    """Whether an `internal` one is for want of memory; metrics tell it apart."""
+    """Whether an `internal` error was a lack of memory; metrics count those apart."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -84,7 +84,7 @@ class RequestError(StreambedError):
 
     @property
     def outcome(self) -> str:
-        """How what ended in it is counted."""
+        """The outcome under which metrics count what ended in this error."""
         return "out_of_memory" if self.out_of_memory else self.code
 
 

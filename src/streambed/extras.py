@@ -1,6 +1,6 @@
 """What the extras of the package bring. Without any it is the client: no torch, no web server.
 
-`pyproject.toml` names the distributions; the modules here are what importing them fails for where they are not installed.
+`pyproject.toml` names the distributions; here are the modules whose import fails without them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ EXTRAS = {
     ),
     "reduce": ("sklearn", "umap", "matplotlib"),
 }
-"""The modules that are not there without the extra. (h11 is: httpx brings it.)"""
+"""The modules that only the extra brings. (Not h11: httpx brings it too.)"""
 
 
 def explain(error: ModuleNotFoundError) -> str | None:

@@ -1,6 +1,6 @@
 """Origins of web pages in the one form in which they compare: as browsers write them (WHATWG, "origin").
 
-`HTTPS://Example.org:443/` and `https://example.org` are one origin. What is no origin is told so, with the reason.
+`HTTPS://Example.org:443/` and `https://example.org` are one origin. Whatever is not an origin is refused with the reason.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def canonical_origin(text: str) -> str:
 
 def same_host(origin: str, host: str) -> bool:
     """Whether a page of this origin is of the host that a Host header names. The header says no scheme, and who ended TLS
-    before us changed it: so the scheme does not count, but for the port that goes without saying."""
+    before us changed it: so the scheme does not count, but for the default port that it implies."""
     try:
         return canonical_origin(origin) == canonical_origin(f"{origin.partition('://')[0]}://{host}")
     except ValueError:

@@ -1,4 +1,4 @@
-"""Objects that belong to the process that made them, since they have a thread, a lock or connections."""
+"""Objects with a thread, a lock or connections, which work only in the process that made them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ProcessBound:
     """Cannot be pickled or copied, and is told in the child when the process has forked."""
 
     _instead: ClassVar[str]
-    """What to do in another process; ends the messages."""
+    """Advice at the end of the messages: what to do in another process instead."""
 
     def __init__(self) -> None:
         self._home = os.getpid()

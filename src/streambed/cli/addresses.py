@@ -9,7 +9,7 @@ import socket
 def urls(scheme: str, host: str, port: int) -> tuple[str, str | None]:
     """Where this machine finds the server, and, if it listens on every address, where others do.
 
-    host: an address, as `getsockname` has it; `0.0.0.0` and `::` mean every one, and are none that can be opened.
+    host: an address, as `getsockname` has it; `0.0.0.0` and `::` mean every address, and cannot be opened.
     """
     address = ipaddress.ip_address(host.partition("%")[0])
     if not address.is_unspecified:
@@ -26,7 +26,7 @@ def _outward() -> str:
     for family, example in (
         (socket.AF_INET, "192.0.2.1"),
         (socket.AF_INET6, "2001:db8::1"),
-    ):  # of documentation, nobody's
+    ):  # reserved for documentation: nobody has them
         try:
             with socket.socket(family, socket.SOCK_DGRAM) as probe:
                 probe.connect((example, 9))  # chooses a route; sends nothing

@@ -38,7 +38,7 @@ def doctor(context: click.Context, /, as_json: bool, write_canonical: bool, **gi
     """
     report = Printer(as_json)
     try:
-        # Before all else: a wrong name is one line.
+        # First of all, so that a wrong name is said in one line.
         allow = given["allow_unknown_config"]
         checkpoint = find_checkpoint(given["model"], given["revision"], allow_unknown_config=allow)
         from streambed.doctor.examination import examine
@@ -64,7 +64,7 @@ def _load(settings: Settings, checkpoint: Checkpoint) -> Engine:
 
 
 def _settings(given: dict[str, Any]) -> tuple[Settings, str | None]:
-    """What `serve` would run with here, these flags included; and what is wrong, where it would not run at all."""
+    """What `serve` would run with here, these flags included; and why it would not start, or None."""
     try:
         # Without --help: click keeps its names on the command from the first context on, and here they lack -h.
         values = serve.make_context("serve", [], help_option_names=[]).params
@@ -77,7 +77,7 @@ def _settings(given: dict[str, Any]) -> tuple[Settings, str | None]:
 
 
 def _known_variables(context: click.Context) -> set[str]:
-    """Those of the settings, and whatever an option of any command names."""
+    """The variables of all settings and of all options of all commands."""
     known = {f"{PREFIX}{field.name.upper()}" for field in dataclasses.fields(Settings)}
     commands = [context.find_root().command]
     while commands:

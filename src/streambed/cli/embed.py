@@ -36,7 +36,7 @@ Embed = Callable[[list[str]], "tuple[NDArray[np.float32], int]"]
 """Texts to float32 [n, dimensions], NaN where one is empty, and how many were too long for the window."""
 
 SERVER_BATCH = 2048
-"""Texts taken at a time for a server: several requests, which the client has under way at once."""
+"""Texts taken at a time for a server: the client sends them as several requests at once."""
 SERVER_SECONDS = 600.0
 """How long a server may take for one request: as long as it takes by default."""
 

@@ -15,7 +15,7 @@ _said = threading.Event()
 
 
 def say() -> None:
-    """The one line."""
+    """Prints the line, once."""
     if not _said.is_set():
         _said.set()
         with contextlib.suppress(OSError):
@@ -35,7 +35,7 @@ def stop_at_once(*_: object) -> None:
 def cleaning_up() -> Iterator[None]:
     """Within, Ctrl-C raises KeyboardInterrupt, so that files, terminal and connections are left in order; while that goes
     on, another one ends the process at once."""
-    if threading.current_thread() is not threading.main_thread():  # signals are not for it
+    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
         yield
         return
 

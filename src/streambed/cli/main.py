@@ -58,7 +58,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, interrupt.stop_at_once)  # until a command has something to close
     try:
         cli()
-    except (StreambedError, OSError) as error:  # the world's; a full disk under standard output, too
+    except (StreambedError, OSError) as error:  # not our bugs; a full disk under standard output is one of them
         drop_unwritable()
         click.echo(f"streambed: {error}", err=True)
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""Flags: how help shows them, and those that every command has that loads a model."""
+"""Flags: how help shows them, and those that several commands share."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def open_output(output: str) -> Iterator[IO[bytes]]:
                 yield file
             part.replace(output)
     except BrokenPipeError:
-        raise  # whoever read it has had enough
+        raise  # the reader has left, such as `head`
     except OSError as error:
         name = "standard output" if output == "-" else output
         raise click.ClickException(f"{name}: cannot be written: {error.strerror}") from None
@@ -63,7 +63,7 @@ def show_progress(what: str, total: float | None = None) -> Iterator[Callable[[f
 
 
 def drop_unwritable() -> None:
-    """Drops what standard output cannot take, which the interpreter would complain of once more at its end."""
+    """Drops what standard output cannot take; otherwise the interpreter would complain a second time when it exits."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from streambed.vectors.reducers import Method, Metric, Reducer, Vectors
 
 HELD_OUT = 5
-"""One text in so many is not fitted on, whatever the order and number of the others: `eval` looks at those."""
+"""One text in so many is held out for `eval`; which ones does not depend on the other texts."""
 COUNTS = (1, 10, 100)
 
 
@@ -166,7 +166,7 @@ def evaluate(
 
 
 def report(vectors: Vectors, reducer: Reducer, counts: list[int]) -> list[Row]:
-    """What is kept by the reducer, by the plain cut at its size, and by fewer bits of the whole, the cut and the reduced."""
+    """Recall of whole vectors, of vectors cut to the reducer's size and of reduced ones, each also in fewer bits."""
     from streambed.vectors.recall import as_int8, as_ubinary, kept, neighbours, similarity
     from streambed.vectors.shape import shorten
 
@@ -226,7 +226,7 @@ def _embed(
     check: Callable[[EngineInfo], None],
     held_out: bool | None,
 ) -> tuple[EngineInfo, Vectors, int]:
-    """Vectors of the different texts that are held out, or of the others; and how many that leaves out.
+    """Vectors of the distinct texts that are held out, of the others, or of all; and how many texts are left out.
 
     check: looks at the model before anything is computed.
     """

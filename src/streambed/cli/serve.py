@@ -176,7 +176,7 @@ def _open_journal(settings: Settings) -> Store | None:
 
 
 def _choose_keys(settings: Settings) -> tuple[str, ...]:
-    """The keys to ask for: those given; none on loopback or where it is said so; else a new one, printed, which a
+    """The keys to ask for: those given; none on loopback or with --no-auth; else a new one, which is printed and which a
     journal keeps beside it."""
     if settings.api_key or settings.no_auth or settings.is_loopback:
         return settings.api_key

@@ -138,11 +138,11 @@ class View:
 
     @property
     def segment(self) -> int:
-        """Number of the one that it has ended in."""
+        """Number of the segment that the text ends in."""
         return self._emitted.segment if self._emitted else 0
 
     def finish(self) -> None:
-        """Looks at the text as it ended."""
+        """Gets the embedding of the whole text."""
         if self._stream.offset > self._stream.start:
             self.typed = time.perf_counter()
             self.show(self._stream.embedding())
@@ -230,11 +230,13 @@ def _watch(stream: Stream, each: Callable[[Emitted], object], failed: Callable[[
 
 
 def _print_segments(stream: Stream) -> Callable[[int], None]:
-    """Prints the last embedding of each segment that ends, a JSON line each; returns what waits until so many are out."""
+    """Prints the last embedding of each segment that ends, a JSON line each; returns a function that waits until so
+    many are printed."""
     import orjson
 
     printed: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
-    """None for each line, and at last why nothing more comes: whoever read it has left, say."""
+    """None for each printed line; an error where nothing more will be printed, for example since the reader has
+    left."""
 
     def show(emitted: Emitted) -> None:
         if emitted.final:
@@ -280,7 +282,7 @@ def _type(stream: Stream, keys: str) -> bool:
         if key in "\x04\x08\x15\x17\x7f" and plain:
             stream.append(plain)
             plain = ""
-        first, size = stream.start, stream.offset  # what stands before `first` has ended
+        first, size = stream.start, stream.offset  # the text before `first` belongs to segments that have ended
         match key:
             case "\x04":
                 return False

@@ -15,7 +15,7 @@ from streambed.errors import InvalidRequest
 BATCH = 256
 """Texts taken at a time: enough for full steps, little to hold in memory."""
 MAX_NAMED = 100
-"""Empty texts that a message names one by one."""
+"""Most empty texts that a message names one by one."""
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 Each = TypeVar("Each")
@@ -41,7 +41,7 @@ def without_mark(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
         if head.startswith(_UTF16):
             raise InvalidRequest(f"{name}: is UTF-16; UTF-8 is expected")
         if any(mark.startswith(head) and mark != head for mark in (codecs.BOM_UTF8, *_UTF16)):
-            continue  # it may still become one
+            continue  # it may still be the start of a mark
         break
     if head := head.removeprefix(codecs.BOM_UTF8):
         yield head
@@ -87,7 +87,7 @@ def read(inputs: Iterable[str], field: str) -> Iterator[Item]:
 
 
 def read_twice(inputs: Iterable[str], field: str) -> Iterator[Item]:
-    """The texts that can be looked at before the work, since they can be read again: those of JSONL files.
+    """The texts that can be checked before the work: those of JSONL files, which can be read a second time.
 
     A blank line of a text file is no text, so only a field can be empty. Raises as `read`.
     """

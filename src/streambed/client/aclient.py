@@ -138,7 +138,7 @@ class AsyncClient(ProcessBound):
             body = await self._body(**given, long_input=long_input, priority=priority)
             await run(chunks, ask)
             if batch.vectors is None:
-                # How many dimensions these options give, the server alone knows.
+                # Only the server knows how many dimensions these options give.
                 batch.put([], (await self._embed(body, ["."]))[:0])
         except StreambedError as error:
             error.partial = batch.vectors

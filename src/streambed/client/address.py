@@ -14,13 +14,14 @@ from streambed.errors import SettingsError
 
 DEFAULT_URL = "http://127.0.0.1:30000"
 Verify = bool | str | os.PathLike[str] | ssl.SSLContext
-"""Whether to check a server's certificate; a file or folder of authorities to trust, or a context that says it all."""
+"""Whether to check a server's certificate; a file or folder of authorities to trust, or an `ssl.SSLContext` that
+decides everything."""
 Certificate = str | os.PathLike[str] | tuple[str | os.PathLike[str], ...]
 """A client's own: a file with certificate and key, or (certificate, key), or (certificate, key, password)."""
 
 
 class Address:
-    """One server's."""
+    """The address of one server."""
 
     def __init__(
         self,
@@ -49,7 +50,7 @@ class Address:
     def open_http(self, timeout: float) -> httpx.AsyncClient:
         """A pool of connections for requests."""
         verify = True if self._tls is None else self._tls
-        # A transport of one's own is one that the environment's proxies do not apply to.
+        # httpx does not apply the environment's proxies to a transport that is given.
         transport = httpx.AsyncHTTPTransport(verify=verify) if self._is_here else None
         try:
             return httpx.AsyncClient(
@@ -73,7 +74,7 @@ class Address:
 
     @property
     def stream_url(self) -> str:
-        """Of the WebSocket."""
+        """URL of the WebSocket."""
         return f"ws{self.url.removeprefix('http')}/v1/embeddings"
 
 

@@ -28,7 +28,7 @@ FIRST_SECONDS = 5.0
 MAX_UNACKNOWLEDGED = 512
 """Changes kept before `append` waits; the server compares as many again."""
 CLOSE_SECONDS = 5.0
-"""How long `aclose` tries to have the session closed; if in vain, it expires."""
+"""Seconds that `aclose` tries to close the session; otherwise it expires on the server."""
 MAX_KEPT = 1024
 """Triggers and last embeddings of segments kept for who iterates; older ones go."""
 
@@ -55,11 +55,11 @@ class AsyncStream(ProcessBound):
         self._timeout, self._patience = timeout, reconnect
         self._task: asyncio.Task[None] | None = None
         self._connection: ClientConnection | None = None
-        self._changed = asyncio.Event()  # whenever something happened that a waiter or the writer may wait for
+        self._changed = asyncio.Event()  # set whenever something happens that the writer or a waiting call may wait for
         self._work = asyncio.Event()
         self._answers: dict[str, asyncio.Future[Emitted]] = {}
         self._emitted: Emitted | None = None
-        self._kept: deque[Triggered | Emitted] = deque(maxlen=MAX_KEPT)  # what gives way to nothing newer
+        self._kept: deque[Triggered | Emitted] = deque(maxlen=MAX_KEPT)  # events that are never dropped for newer ones
         self._refused: deque[StreambedError] = deque()  # for the next calls to raise
         self._ended: StreambedError | None = None
         self._closed = False
@@ -69,7 +69,7 @@ class AsyncStream(ProcessBound):
         self._retries = 0
         self._attempt = 0
         self._answered = False  # whether the server has ever said anything
-        self._lost = 0.0  # when the connection was, or wanted first
+        self._lost = 0.0  # when the connection was lost, or first wanted
         self.connections = 0  # so far
         if text:
             ledger.change("input_text.append", 0, 0, text)
@@ -223,7 +223,7 @@ class AsyncStream(ProcessBound):
             self._end(ConnectionLost(f"the client failed: {error!r}"))
 
     def _stopped(self, task: asyncio.Task[None]) -> None:
-        """Whatever has ended the task has ended the stream."""
+        """An error that ends the task ends the stream."""
         error = None if task.cancelled() else task.exception()
         self._end(ConnectionLost("the stream was closed" if error is None else f"the client failed: {error!r}"))
 

@@ -17,7 +17,7 @@ CHUNK_BYTES = 16 << 10
 """UTF-8 of one request. About 4,000 tokens of prose in most scripts, and never more tokens than bytes: a processor that
 computes 600 tokens a second answers four of these within the 30 seconds that an answer may take."""
 _TEXT_BYTES = 4
-"""What each text counts beside its own bytes, for its end token."""
+"""What each text counts in addition to its bytes, for its end token."""
 _PLACE = re.compile(r"(\binput\[|\btext )(\d+)")
 """How a server names one of a request's texts."""
 

@@ -67,7 +67,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class Refused:
-    """Something was not applied and nobody waits for its answer; the next call is to raise why."""
+    """Something was not applied, and no call waits for its answer: the next call raises this."""
 
     error: StreambedError
 

@@ -135,7 +135,7 @@ class Ledger:
         return ask.event_id
 
     def forget(self, event_id: str) -> None:
-        """Nobody waits for this embedding any more."""
+        """Forgets an embedding that no call waits for any more."""
         self._pending = deque(
             item for item in self._pending if not (isinstance(item, Ask) and item.event_id == event_id)
         )
@@ -247,7 +247,7 @@ class Ledger:
     def _answer(self, event_id: str, emitted: Emitted) -> list[Happening]:
         ask, behind = self._find(event_id), self._behind(event_id)
         if ask is None:
-            return []  # nobody waits for it any more
+            return []  # no call waits for it any more
         if emitted.revision < (self.revision + behind if behind else ask.needs):
             # Of a text that lacks a change made before it was asked for: the server had refused one for a while.
             ask.sent = False
@@ -324,7 +324,7 @@ class Ledger:
         return [*self._drop(int(event_id.removeprefix("change-")), error), Retry(0.0)]
 
     def _drop(self, number: int, error: RequestError) -> list[Happening]:
-        """The server will not have this change; what came after it was made to a text that will never be, and goes too."""
+        """The server refuses this change. Those after it were made to a text that will never exist, so they go too."""
         items = list(self._pending)
         at = next(
             (n for n, item in enumerate(items) if isinstance(item, PendingChange) and item.number == number), None

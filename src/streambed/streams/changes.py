@@ -1,4 +1,4 @@
-"""The text of a session as its clients change it: what is new, where it goes, what is on disk, and who is owed word of it.
+"""The text of a session as its clients change it: what is new, where it goes, what is on disk, and who waits for an ack.
 
 *Exactly once* (docs/protocol.md): every change raises the revision by one. A digest of each of the last changes is kept, so
 that one that is sent again is known and acknowledged again. With a store a change is applied at once, so that its embedding
@@ -40,13 +40,13 @@ MAX_UNCOMMITTED = 1024
 """Changes of a session that may wait for the store."""
 SNAPSHOT_CHANGES = 256
 SNAPSHOT_CHARACTERS = 64 << 10
-"""After so much in changes, the whole text is written, so that recovery stays quick."""
+"""After so many characters of changes the whole text is written, so that recovery stays quick."""
 _CONTEXT = 16
-"""Characters before a change that it is looked at with."""
+"""Characters before a change that triggers see with it."""
 
 
 class Applied(NamedTuple):
-    """A change that was new: what stands before it now, and what it has put there."""
+    """A change that was new: the text before it, and what it inserted."""
 
     before: str
     text: str
@@ -149,7 +149,7 @@ class Changes:
         return Applied(whole[max(start - _CONTEXT, 0) : start], text)
 
     def _move(self, grown: int, edited: bool) -> bool:
-        """The text has changed. Whether another segment grows now."""
+        """Follows a text that has changed. Returns whether a new segment has begun."""
         before, text = self.now, self._text
         moved = text.start != self._start  # leading spaces may have been left behind, without an end of a segment
         self._start = text.start
@@ -200,7 +200,7 @@ class Changes:
         return refused
 
     def close(self, gone: NotFound) -> None:
-        """Whoever waits for an acknowledgement hears that there will be none."""
+        """Refuses the changes that wait for an acknowledgement, with this error."""
         self._abandon(gone)
 
     def _abandon(self, error: RequestError) -> None:
@@ -212,7 +212,7 @@ class Changes:
         self._acknowledged_text = None
 
     def forget(self, peer: Peer) -> None:
-        """Nobody waits for the acknowledgements that it is owed."""
+        """Forgets the acknowledgements that this peer waits for."""
         self._owed = [owed for owed in self._owed if owed.peer is not peer]
 
     def acknowledge(self, listener: Peer | None, progress: bool = False) -> None:

@@ -23,7 +23,7 @@ class Peer(Protocol):
 
 
 class Result(Protocol):
-    """What a probe ends in: `streambed.engine.sequence.Embedding`."""
+    """The result of a probe: `streambed.engine.sequence.Embedding`."""
 
     @property
     def vectors(self) -> Vector: ...

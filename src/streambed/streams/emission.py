@@ -1,4 +1,5 @@
-"""The vectors of a session: which are computed, for whom, and what is said of them. Of changes it knows what it is told."""
+"""The vectors of a session: which are computed, for whom, and what clients are told. It learns of changes from the
+protocol."""
 
 from __future__ import annotations
 
@@ -90,7 +91,7 @@ class Emission:
         return before
 
     def forget(self, peer: Peer) -> None:
-        """What a client waits for, nobody waits for any more."""
+        """Drops what this client waits for."""
         for probe in [probe for probe in self._explicit if probe.peer is peer]:
             self._abandon(probe)
         self._drop_automatic()
@@ -149,12 +150,12 @@ class Emission:
             self._effects.append(probe)
         while len(self._endings) > MAX_ENDINGS:
             self._endings.popleft().future.cancel()
-        if ended and self._automatic is not None:  # of a segment that goes on no more
+        if ended and self._automatic is not None:  # of a segment that has ended
             self._automatic.future.cancel()
             self._automatic = None
 
     def take_back(self, revision: int, refused: StorageFull, now: float) -> None:
-        """The changes after this revision are no more."""
+        """The changes after this revision were taken back."""
         for ending in [ending for ending in self._endings if ending.mark.revision > revision]:
             ending.future.cancel()
             self._endings.remove(ending)
@@ -267,7 +268,7 @@ class Emission:
             self._send(probe.peer, error_event(error, self._session, probe.event_id))
 
     def _drop_automatic(self) -> None:
-        """Nobody is to hear of what is being looked at."""
+        """Drops the results of all probes that run."""
         if self._automatic is not None:
             self._automatic.future.cancel()
             self._automatic = None

@@ -19,7 +19,7 @@ from streambed.wire import SessionOptions
 
 @dataclass(frozen=True)
 class Host:
-    """Engine, store and limits, and what is done with them for a session of certain options."""
+    """Engine, store and limits, and what a session needs of them for its options."""
 
     engine: Engine
     reducers: Reducers

@@ -20,7 +20,7 @@ class Limits:
 
     @property
     def told(self) -> dict[str, int]:
-        """Those that clients hear of; credit is told as it stands."""
+        """The limits that clients are told; credit is told as it is at the moment."""
         return {name: limit for name, limit in asdict(self).items() if name != "credit"}
 
 
@@ -30,11 +30,11 @@ class Credit:
 
     limit: int
     queued: int = 0
-    """Of changes that wait for their turn, and of the one that has it."""
+    """Characters of changes that wait in the mailbox, and of the change that is being applied."""
     uncommitted: int = 0
-    """Of changes that are applied and not on disk."""
+    """Characters of changes that are applied and not yet on disk."""
     applying: int = 0
-    """Of the change that has its turn; when its client hears of it, it is no longer in flight."""
+    """Characters of the change that is being applied. An acknowledgement of it no longer counts them."""
 
     @property
     def left(self) -> int:
@@ -42,7 +42,7 @@ class Credit:
         return max(0, self.limit - self.queued - self.uncommitted + self.applying)
 
     def check(self, size: int) -> None:
-        """Raises Overloaded where so many more are too many. A single change of any size is none too many."""
+        """Raises Overloaded where so many more characters are too many. A single change is never too large."""
         in_flight = self.queued + self.uncommitted
         if size and in_flight and in_flight + size > self.limit:
             raise Overloaded(f"{in_flight:,} characters are not acknowledged yet; the session's credit is used up")

@@ -29,11 +29,11 @@ class Message:
 
     run: Callable[[], None]
     is_long: Callable[[], bool] = lambda: False
-    """Whether it is to run in a thread; asked when its turn has come."""
+    """Whether it is to run in a thread; called when its turn has come."""
     is_event: bool = False
-    """Whether a client wants it; such messages wait through a pause, in their order."""
+    """Whether it is a client's event; those wait through a pause, in their order."""
     peer: Peer | None = None
-    """With whom it goes, if it has not had its turn."""
+    """The peer with which it is dropped, if it has not run by then."""
     size: int = 0
     """Characters of a change."""
 
@@ -72,7 +72,7 @@ class Mailbox:
         def run() -> None:
             try:
                 result = work()
-            except Exception as error:  # noqa: BLE001 - the caller's to hear
+            except Exception as error:  # noqa: BLE001 - raised in the caller
                 tell(loop, settle, done, None, error)
             else:
                 tell(loop, settle, done, result, None)
@@ -81,7 +81,7 @@ class Mailbox:
         return await done
 
     def drop(self, peer: Peer) -> None:
-        """What a peer has sent is not worked on any more."""
+        """Drops the messages of a peer that have not run."""
         self._credit.queued -= sum(message.size for message in self._waiting if message.peer is peer)
         self._waiting = deque(message for message in self._waiting if message.peer is not peer)
 
@@ -116,7 +116,7 @@ class Mailbox:
                 credit.queued -= message.size
                 credit.applying = 0
                 self._after()
-                await asyncio.sleep(0)  # others' turn
+                await asyncio.sleep(0)  # lets others run
         finally:
             self._busy = None
 

@@ -10,7 +10,7 @@ from streambed.text.units import OffsetUnit, count
 
 @dataclass(frozen=True)
 class Mark:
-    """A place in the life of a text. Positions count what the holder says: code points in the store, elsewhere the session's
+    """A place in the life of a text. Positions are in the holder's unit: code points in the store, elsewhere the session's
     own unit."""
 
     revision: int = 0

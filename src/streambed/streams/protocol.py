@@ -59,7 +59,7 @@ TRANSITIONS: dict[tuple[State, str], State] = {
     (State.DETACHED, "session.close"): State.CLOSED,
     (State.ATTACHED, "session.close"): State.CLOSED,
 }
-"""What may happen in which state, and what comes of it. Anything else is refused: `not_found` once it is closed."""
+"""The state after each event that is allowed. Others are refused, with `not_found` once the session is closed."""
 
 Received = InputText | EmbeddingCreate | SessionUpdate
 """Events that `receive` takes. (To create, fork and resume is to `attach`.)"""
@@ -151,7 +151,7 @@ class Protocol:
         more: dict[str, Any],
         now: float,
     ) -> None:
-        """A socket takes the session and hears how it stands; the one that had it hears so and is out."""
+        """A socket takes the session and is told its state; the socket that held it is told, and detached."""
         self._enter("session.resume")
         before = self.emission.attach(peer, now)
         if before is not None and before is not peer:
@@ -177,7 +177,7 @@ class Protocol:
         return self.options
 
     def close(self, reason: Literal["closed", "expired"], peer: Peer | None, event_id: str | None) -> None:
-        """Ends the session. Its text is erased before anybody hears so."""
+        """Ends the session. Its text is erased before anybody is told."""
         if (self.state, _CLOSES[reason]) not in TRANSITIONS:
             raise NotFound("the session was closed")
         self._farewell = _Farewell(reason, peer, event_id)

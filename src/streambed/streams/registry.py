@@ -1,4 +1,4 @@
-"""The sessions of a server: who has which, how many, and for how long."""
+"""The sessions of a server: their owners, their number, and how long they live."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Registry:
                 logger.info("journal: %d sessions recovered", len(recovered))
 
     def start(self) -> None:
-        """Begins to look for sessions whose time is over."""
+        """Starts to look for expired sessions."""
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
 
     async def stop(self) -> None:
@@ -149,7 +149,7 @@ class Registry:
         await self._finish(stream.close("closed", peer, event_id))
 
     async def _finish(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """What has begun is finished, though who asked for it leaves: half of it would leave text behind."""
+        """Finishes what has begun even if the client leaves: half of it would leave text behind."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

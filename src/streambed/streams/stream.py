@@ -58,17 +58,17 @@ class HostedStream:
         self._credit = Credit(host.limits.credit)
         self._mailbox = Mailbox(host.pool, self._credit, self._flush)
         self._refusals: list[Effect] = []
-        """Of events that never came to the machine."""
+        """For events that never reach the machine."""
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         self._ended = asyncio.Event()
         self.holder: Peer | None = None
-        """The socket that took it last. The machine hears of it when its turn has come."""
+        """The socket that attached last. The machine hears of it when the message's turn comes."""
         self.token = token
         """The resume token; None after a restart, until the client shows it."""
         self.touched = time.monotonic()
-        """When a client last had to do with it."""
+        """When a client last used it."""
 
     @property
     def id(self) -> str:
@@ -94,7 +94,7 @@ class HostedStream:
     # What clients do
 
     async def open(self) -> None:
-        """Gets it ready for use, if it is not. Raises what a text of its length may raise."""
+        """Loads its text into the engine, if that is not done. Raises what a text of its length may raise."""
         if self._protocol is None:
             await self._mailbox.call(self._open, is_long=True)
 
@@ -114,7 +114,7 @@ class HostedStream:
     def attach(
         self, peer: Peer, event_id: str | None, kind: type[SessionCreated | SessionResumed], **more: Any
     ) -> None:
-        """A socket takes it and hears how it stands; what the one before had queued is dropped. Call `open` first."""
+        """A socket attaches and is told the state; what the one before had queued is dropped. Call `open` first."""
         self._check_open()
         if self.holder is not None and self.holder is not peer:
             self._mailbox.drop(self.holder)
@@ -137,7 +137,7 @@ class HostedStream:
     async def close(
         self, reason: Literal["closed", "expired"], peer: Peer | None = None, event_id: str | None = None
     ) -> None:
-        """Ends it. Its text is erased before anybody hears so; if the store cannot be written, as soon as it can."""
+        """Ends it. Its text is erased before anybody is told; if the store cannot be written, as soon as it can."""
         self._check_open()
         self._closing, self.holder = True, None
 
@@ -167,7 +167,7 @@ class HostedStream:
         return await self._mailbox.call(work, is_event=True)
 
     def release(self) -> None:
-        """Gives back what it has, where it never came to be used."""
+        """Frees what it holds, where it was never used."""
         self._closing = True
         if self._session is not None:
             self._session.close()
@@ -185,11 +185,11 @@ class HostedStream:
         store.submit(entry, lambda error: tell(loop, settle, written, None, error))
         await written
 
-    # How it stands
+    # Its state
 
     def state(self) -> dict[str, Any]:
         """For `GET /v1/sessions`."""
-        protocol, saved = self._protocol, self._saved  # not to be waited for: a thread may be at work on the machine
+        protocol, saved = self._protocol, self._saved  # without waiting: a thread may be running the machine
         is_held = self.holder is not None
         left = self._host.ttl if is_held else self.touched + self._host.ttl - time.monotonic()
         mark = protocol.acknowledged if protocol else saved.mark.counted(saved.text, self._options.offset_unit)
@@ -206,7 +206,7 @@ class HostedStream:
         }
 
     def report(self, kind: type[Kind], event_id: str | None = None, **more: Any) -> Kind:
-        """How it stands, as an event."""
+        """The session's state, as an event."""
         protocol, limits = self._opened(), self._host.limits_of(self._options)
         reducer = protocol.form.reducer
         assert self.token is not None
@@ -228,14 +228,14 @@ class HostedStream:
         )
 
     def farewell(self, reason: Literal["draining", "idle", "lifetime"]) -> SessionClosed:
-        """What a socket that must go hears of this session: where it can be resumed."""
+        """What a socket that is being closed is told of this session: where to resume it."""
         mark = self._opened().acknowledged
         resume = {"resume_token": self.token, "revision": mark.revision, "offset": mark.offset}
         if reason == "draining" and self._host.store is None:  # text does not outlive the process
             return SessionClosed(session=self.id, reason=reason)
         return SessionClosed(session=self.id, reason=reason, resume={**resume, "expires_in_s": self._host.ttl})
 
-    # Work, in its turn
+    # Work, run by the mailbox
 
     def _opened(self) -> Protocol:
         assert self._protocol is not None, "it is opened before it is used"
@@ -246,7 +246,7 @@ class HostedStream:
             raise NotFound("the session was closed", "session")
 
     def _is_long(self, event: Received, size: int) -> bool:
-        """Whether an event is worked on in a thread: for the characters that are tokenised with its own."""
+        """Whether an event is handled in a thread, since many characters are tokenised for it."""
         protocol, session = self._protocol, self._session
         if protocol is None or session is None:
             return True
@@ -363,7 +363,7 @@ class HostedStream:
             self._mailbox.resume()
 
     def _erase(self) -> None:
-        """Of what is text alone."""
+        """For a session that is only text so far."""
         store, loop = self._host.store, asyncio.get_running_loop()
         if store is None:
             self._ended.set()

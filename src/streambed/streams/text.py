@@ -28,7 +28,7 @@ class Ended(Asked, Protocol):
 
 
 class GrowingText(Protocol):
-    """What `streambed.engine.session.Session` is to the machine. What raises has changed nothing."""
+    """What the machine uses of `streambed.engine.session.Session`. A call that raises has changed nothing."""
 
     @property
     def text(self) -> str: ...

@@ -1,4 +1,5 @@
-"""When a session embeds itself, and what it looks out for. Plain rules over times and vectors; no clock, no I/O."""
+"""When a session sends embeddings unasked, and which watches trigger. Plain rules over times and vectors; no clock, no
+I/O."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ Vector = NDArray[np.float32]
 HYSTERESIS = 0.02
 """How far below its threshold the similarity must fall before a watch may trigger again."""
 _AGAIN_SECONDS = 0.1
-"""After how long a probe is tried again that the engine had no room for."""
+"""Seconds after which a probe is tried again that the engine had no room for."""
 _CONTEXT = 8
 """Characters before a change that may be the end of its sentence."""
 _SENTENCE_END = re.compile(rf"{STOP}\s|{CJK_STOP}|\n")
@@ -35,9 +36,9 @@ class Trigger:
         self.emit = emit
         self.watching = watching
         self._unseen = False
-        """Whether the newest text was not probed yet."""
+        """Whether the newest text is still to be probed."""
         self._unemitted = False
-        """Whether it was not probed in order to be emitted."""
+        """Whether the newest text is still to be probed for an emission."""
         self._sentence = False
         self._changed = 0.0
         self._probed = float("-inf")
@@ -93,12 +94,12 @@ class Trigger:
         self.touch(now)
 
     def postpone(self, now: float) -> None:
-        """The probe could not be had; not before a while."""
+        """The engine had no room for the probe: it is tried again after a while."""
         self._probed = max(self._probed, now - self.emit.min_interval_ms / 1000 + _AGAIN_SECONDS)
 
     @property
     def due(self) -> float:
-        """Since when the probe has been wanted that `wants_probe` asks for."""
+        """The time since which the probe of `wants_probe` has been due."""
         wake = self.wake_at()
         assert wake is not None, "it is wanted"
         return max(self._changed, wake)
@@ -171,7 +172,8 @@ class Watches:
         return [target for target in self._targets if target.error is not None]
 
     def trigger(self, vector: Vector) -> list[tuple[str, float]]:
-        """Watches that this vector of the text triggers, with their scores: each once, until it has gone away again."""
+        """Watches that this vector of the text triggers, with their scores. Each triggers once, until its similarity
+        has fallen again."""
         result = []
         for target in self._targets:
             if target.vector is None:

@@ -1,4 +1,4 @@
-"""Where a text may be looked at before its end, and the tokens of each beginning."""
+"""Places in a text whose beginnings are embedded, and the tokens of each beginning."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from streambed.errors import InvalidRequest, TooLarge
 from streambed.text.incremental import IncrementalTokenizer, Splits
 
 _MAX_TAILS = 1 << 20
-"""Tokens that the beginnings of one text may have of their own, all together."""
+"""Most tokens, over all beginnings of one text, that are not tokens of the whole text."""
 
 
 class Cut(NamedTuple):

@@ -26,10 +26,10 @@ _ENDS = re.compile(rf"(?P<stop>{STOP}(?=\s)|{CJK_STOP})?(?P<space>\s+)|{CJK_STOP
 _AROUND = 24
 """Characters on both sides of a place that choose among places of one kind."""
 _PIECE = 256
-"""Where nothing ends for so many characters, a segment may end after them."""
+"""A segment may end after so many characters in which nothing ends."""
 _WEAKEST = 4
 _LONG_TAIL = 1024
-"""Characters without a safe split, beyond which places are looked at less often."""
+"""After so many characters without a safe split, places are tried less often."""
 
 
 class Segment(NamedTuple):
@@ -38,7 +38,7 @@ class Segment(NamedTuple):
     start: int
     end: int
     ids: list[int]
-    """Of the prompt and these characters, without the end token."""
+    """Token ids of the prompt and these characters, without the end token."""
 
 
 class Document(NamedTuple):
@@ -46,7 +46,7 @@ class Document(NamedTuple):
 
     segments: list[Segment]
     prompt_tokens: int = 0
-    """Of the prompt that each segment begins with."""
+    """Tokens of the prompt that each segment begins with."""
     truncated: bool = False
     """Whether the text goes on after its only segment."""
 
@@ -59,7 +59,7 @@ class Document(NamedTuple):
 class _Place(NamedTuple):
     offset: int
     kind: int
-    """Of what ends here: 0 a paragraph, 1 a line, 2 a sentence, 3 a word, 4 nothing."""
+    """The kind of what ends here: 0 a paragraph, 1 a line, 2 a sentence, 3 a word, 4 nothing."""
     tokens: int
 
 

@@ -89,7 +89,7 @@ def check_ways(instruction: str | None, prompt_name: str | None, input_type: str
 
 
 def common_prefix(a: str, b: str) -> int:
-    """Length of what two texts begin alike."""
+    """Length of the longest common prefix of two texts."""
     if b.startswith(a):
         return len(a)
     low, high = 0, min(len(a), len(b))

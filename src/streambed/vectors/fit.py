@@ -19,7 +19,7 @@ TEMPERATURE = 0.05
 BATCH = 1024
 HIDDEN = 512
 Progress = Callable[[float], None]
-"""Is told the share that is done."""
+"""Called with the share that is done, from 0 to 1."""
 
 
 def require(method: Method) -> None:
@@ -31,7 +31,7 @@ def require(method: Method) -> None:
 
 
 def check_size(dimensions: int, size: int) -> None:
-    """Raises SettingsError unless so many dimensions are fewer."""
+    """Raises SettingsError unless `dimensions` is less than the model's."""
     if not 1 <= dimensions < size:
         raise SettingsError(f"--dimensions is {dimensions}; 1 to {size - 1} make this model's vectors smaller")
 

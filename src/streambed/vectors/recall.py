@@ -31,7 +31,7 @@ def similarity(metric: Metric) -> Callable[[Vectors, Vectors], Scores]:
         return lambda a, b: a @ b.T
 
     def closeness(a: Vectors, b: Vectors) -> Scores:
-        scores: Scores = 2 * a @ b.T - np.square(b).sum(1)  # less the square of a, which is the same along a row
+        scores: Scores = 2 * a @ b.T - np.square(b).sum(1)  # without the square of a, which is the same along a row
         return scores
 
     return closeness
@@ -47,7 +47,7 @@ def kept(nearest: NDArray[np.int64], found: NDArray[np.int64], counts: Sequence[
 
 
 def as_int8(vectors: Vectors) -> Vectors:
-    """What a client has of vectors that travelled as `int8`."""
+    """The vectors that a client decodes from `int8`."""
     numbers = (encode(vector, "int8") for vector in vectors)
     return np.stack([each["embedding"].astype(np.float32) * np.float32(each["scale"]) for each in numbers])
 

@@ -30,7 +30,7 @@ FORMAT: Literal[1] = 1
 CARD, WEIGHTS = "reducer.json", "reducer.safetensors"
 MAX_LAYERS = 8
 _MAX_CARD, _MAX_WEIGHTS = 64 << 10, 256 << 20
-"""Bytes of a file that is not even read."""
+"""Files with more bytes are refused unread."""
 
 
 class Card(BaseModel):
@@ -165,14 +165,14 @@ class Form:
     """How somebody wants vectors: cut or reduced, and how they travel."""
 
     unit_dimensions: int
-    """Of the model's own vectors, cut or whole."""
+    """Dimensions of the model's own vectors, cut or whole."""
     cut: int | None = None
     encoding_format: EncodingFormat = "float"
     reducer: Reducer | None = None
 
     @property
     def dimensions(self) -> int:
-        """Of what is sent."""
+        """Dimensions of the vectors that are sent."""
         return self.unit_dimensions if self.reducer is None else self.reducer.card.dimensions
 
     def unit(self, hidden: Vectors) -> Vectors:
@@ -180,11 +180,11 @@ class Form:
         return shorten(hidden, self.cut)
 
     def finish(self, unit: Vectors) -> Vectors:
-        """What is sent of such: float32 [n, dimensions]."""
+        """From the model's own vectors to those that are sent: float32 [n, dimensions]."""
         return unit if self.reducer is None else self.reducer.reduce(unit)
 
     def vectors(self, hidden: Vectors) -> Vectors:
-        """Both: final hidden states to what is sent."""
+        """From final hidden states to the vectors that are sent."""
         return self.finish(self.unit(hidden))
 
     def encode(self, vector: Vectors) -> dict[str, Any]:
@@ -199,7 +199,7 @@ class Reducers:
     hidden_size: int
     reducers: Mapping[str, Reducer]
     default_dimensions: int | None = None
-    """Of vectors for which nobody says how many; all where None."""
+    """Dimensions of vectors where a request does not say; all if None."""
 
     def form(self, dimensions: int | None, encoding_format: EncodingFormat, name: str | None = None) -> Form:
         """Raises InvalidRequest: dimensions out of range, a reducer that is not here, both at once, or an encoding that does

@@ -9,7 +9,7 @@ from streambed.wire.events import ErrorEvent
 
 
 def error_body(error: RequestError) -> dict[str, object]:
-    """OpenAI's error body; beside it, where a session stands that refused a change."""
+    """OpenAI's error body; where a session refused a change, its offset and revision too."""
     described = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
     body: dict[str, object] = {"error": described if error.details is None else described | {"details": error.details}}
     if error.expected_offset is not None:
@@ -20,7 +20,7 @@ def error_body(error: RequestError) -> dict[str, object]:
 
 
 def error_of(body: Any, status: int | None = None) -> RequestError:
-    """The exception that an error's body, or an `error` event, stands for; whatever the body is."""
+    """The exception for an error's body or an `error` event. Any body will do, a proxy's too."""
     described = body.get("error") if isinstance(body, dict) else None
     if not isinstance(described, dict):
         body, described = {}, {}

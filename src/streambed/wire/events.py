@@ -116,7 +116,7 @@ class ServerEvent:
 
 @dataclass(frozen=True)
 class SessionReport(ServerEvent):
-    """How a session stands."""
+    """The state of a session: revision, length, what is in flight."""
 
     resume_token: str = _about(
         "Required by `session.resume`. A secret: whoever has it and the key can take the session over."

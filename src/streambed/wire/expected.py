@@ -33,7 +33,7 @@ def schema_of(model: type[BaseModel]) -> Schema:
 def find(model: type[BaseModel], loc: tuple[str | int, ...]) -> tuple[str, Schema]:
     """The field at pydantic's place in a model, such as `watch[0].id`, and its schema.
 
-    In a union pydantic's place goes on with a branch, whose name is none of ours: the union is the field.
+    In a union pydantic's place goes on with a branch, whose name is pydantic's own; then the union is the field.
     """
     where, schema = "", schema_of(model)
     for part in loc:

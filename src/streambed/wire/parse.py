@@ -1,6 +1,6 @@
 """From JSON to requests and events.
 
-Errors name the field and say what it takes. None repeats a value, which may be a secret.
+Errors name the field and say what it takes. No error repeats a value, which may be a secret.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def parse_object(body: str | bytes, what: str = "the body") -> dict[str, Any]:
 def parse(model: type[Body], body: bytes, ignored: list[str] | None = None) -> Body:
     """Reads a JSON body.
 
-    ignored: where names of fields that are not known go; without it they are refused.
+    ignored: unknown fields are dropped and their names added to this list; without it they are refused.
 
     Raises:
         InvalidRequest: names the field.
@@ -53,7 +53,8 @@ def parse_event(value: dict[str, Any], ignored: list[str] | None = None) -> Clie
 
 
 def validate(model: type[Body], value: dict[str, Any], ignored: list[str] | None = None) -> Body:
-    """The object as what it should be. Arguments and errors as of `parse`; what is ignored is taken out of `value`."""
+    """The object as an instance of `model`. Arguments and errors as of `parse`; what is ignored is taken out of
+    `value`."""
     unknown = find_unknown(schema_of(model), value)
     if ignored is None:
         for field in unknown:

@@ -62,7 +62,7 @@ InputType = Annotated[
     BeforeValidator(lambda value: _INPUT_TYPES.get(value, value) if isinstance(value, str) else value),
     WithJsonSchema({"type": "string", "enum": list(_INPUT_TYPES)}),
 ]
-"""Cohere's and Voyage's words are taken, too; what stands behind sees ours alone."""
+"""Cohere's and Voyage's words are taken, too; the code behind it sees only ours."""
 
 
 class _Prompted(Strict):
@@ -125,7 +125,7 @@ class EmbeddingsRequest(_Shaped):
 
 
 MAX_PREFIXES = 2048
-"""Vectors of one request for prefixes."""
+"""Most vectors of one request for prefixes."""
 
 
 class PrefixesRequest(_Shaped):

@@ -24,7 +24,7 @@ _ELSEWHERE = {
 }
 """What other servers and libraries call our fields."""
 MAX_NAME = 64
-"""Characters of a name that a client chose, of which so much is repeated."""
+"""How many characters of a client's field name an error repeats."""
 
 
 class Unknown(NamedTuple):
@@ -33,7 +33,7 @@ class Unknown(NamedTuple):
     name: str
     parent: dict[str, Any]
     schema: Schema
-    """Of the parent."""
+    """The parent's schema."""
     inside: str
     """The parent's place, such as `watch[0].`"""
 
@@ -48,7 +48,7 @@ class Unknown(NamedTuple):
 
 
 def find_unknown(schema: Schema, value: Any, inside: str = "") -> Iterator[Unknown]:
-    """One by one, so that who wants the first pays for no more."""
+    """Lazily, so that a caller who needs only the first does not pay for all."""
     if not isinstance(value, dict):
         return
     known, is_closed = schema["properties"], schema.get("additionalProperties") is False

@@ -31,11 +31,11 @@ BATCH = 1024
 """Entries of one transaction."""
 _CLOSE_SECONDS = 10.0
 _AGAIN_SECONDS = 1.0
-"""After how long an erasure is tried again."""
+"""Seconds after which an erasure is tried again."""
 
 
 class _Standing(NamedTuple):
-    """How a session stands, as its owner was told."""
+    """Epoch and revision of a session, as its owner was told."""
 
     epoch: int
     revision: int

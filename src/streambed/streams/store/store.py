@@ -16,7 +16,7 @@ from streambed.errors import StorageFull
 from streambed.streams.mark import Mark
 
 HISTORY = 1024
-"""Changes that are known again when they are sent again."""
+"""How many of the last changes are recognised when they are sent again."""
 DIGEST = 12
 """Bytes of a change's digest."""
 
@@ -55,7 +55,7 @@ class Open:
 
 @dataclass(frozen=True, eq=False)
 class SetOptions:
-    """A session's options are others now."""
+    """A session has new options."""
 
     session: str
     epoch: int
@@ -79,7 +79,7 @@ class Commit:
 
 @dataclass(frozen=True, eq=False)
 class Erase:
-    """A session has ended; nothing of it may stay."""
+    """A session has ended; all of it is erased."""
 
     session: str
     epoch: int
