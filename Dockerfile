@@ -7,7 +7,7 @@
 #   --build-arg DEVICE=cuda       compute on a GPU; run it with `--gpus all`.
 #   --build-arg BASE=IMAGE        what both stages stand on: glibc, a `python` from 3.11 on with venv, sh, useradd.
 #   --secret id=pip,src=FILE      a pip.conf for the build alone, such as your own index; nothing of it stays in the image.
-ARG BASE=python:3.12-slim
+ARG BASE=python:3.11-slim
 
 FROM ${BASE} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -16,19 +16,18 @@ ENV PATH=/opt/streambed/bin:$PATH
 WORKDIR /build
 
 FROM build AS build-client
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE constraints.txt ./
 COPY src src
-RUN --mount=type=secret,id=pip,target=/etc/pip.conf pip install .
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf pip install --constraint constraints.txt .
 
 FROM build AS build-server
-# Keep the version as in the Makefile.
-ARG TORCH=torch==2.13.0
 ARG TORCH_INDEX=
+COPY constraints.txt ./
 # Torch first and alone: a layer of its own, which a change of the source leaves as it is.
-RUN --mount=type=secret,id=pip,target=/etc/pip.conf pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$TORCH"
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$(grep ^torch== constraints.txt)"
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
-RUN --mount=type=secret,id=pip,target=/etc/pip.conf pip install '.[server]'
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf pip install --constraint constraints.txt '.[server]'
 
 FROM ${BASE} AS run
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp streambed

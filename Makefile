@@ -1,13 +1,13 @@
 # Every target sets up what it needs first. On a fresh machine: `make serve`, `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
-# torch first and alone, and its version said again with whatever comes later: so nothing fetches another build of it.
-TORCH := torch==2.13.0
+# torch first and alone; the constraints hold its version with whatever comes later, so nothing fetches another build of it.
+TORCH := $(shell grep '^torch==' constraints.txt)
 # 1: PyTorch with CUDA, 0: for CPUs; by default what nvidia-smi says. TORCH_INDEX: package index to take it from.
 GPU ?=
 TORCH_INDEX ?=
 TORCH_IS_IN := .venv/$(TORCH)$(GPU:%=-gpu%)
-INSTALL := $(BIN)/pip install --disable-pip-version-check "$(TORCH)" --editable
+INSTALL := $(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --editable
 STARTED := $(shell date +%s)
 SET_UP = echo "Streambed: set up in $$(($$(date +%s) - $(STARTED))) seconds; .venv has $$(du -sm .venv | cut -f1) MB"
 ARGS ?=
@@ -19,7 +19,7 @@ setup: .venv/dev
 .venv/pip:
 	@$(PYTHON) -c '' 2>/dev/null || \
 		{ echo "Streambed needs Python 3.11 or newer, and $(PYTHON) does not run: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Streambed needs Python 3.11 or newer, and $(PYTHON) is %d.%d: make PYTHON=python3.12 ..." % sys.version_info[:2] or 0)'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Streambed needs Python 3.11 or newer, and $(PYTHON) is %d.%d: make PYTHON=python3.11 ..." % sys.version_info[:2] or 0)'
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
 		{ echo "Streambed needs venv and ensurepip, which $(PYTHON) has not; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@echo "Streambed: making a virtual environment in .venv ..."
@@ -30,7 +30,7 @@ $(TORCH_IS_IN): .venv/pip
 	@$(BIN)/python tools/install_torch.py "$(TORCH)" --index "$(TORCH_INDEX)" --gpu "$(GPU)"
 	@touch $@
 
-.venv/serve: $(TORCH_IS_IN) pyproject.toml
+.venv/serve: $(TORCH_IS_IN) pyproject.toml constraints.txt
 	@echo "Streambed: installing the server (about 35 MB to download) ..."
 	$(INSTALL) '.[server]'
 	@$(SET_UP)

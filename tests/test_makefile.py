@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 
@@ -16,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """A clone whose Python and pip only write down what they are asked to do."""
-    for name in ("Makefile", "pyproject.toml"):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)
     programs = tmp_path / ".venv" / "bin"
     programs.mkdir(parents=True)
@@ -37,7 +38,7 @@ def test_torch_comes_first_and_nothing_later_replaces_it(clone: Path) -> None:
     assert result.returncode == 0, result.stderr
     torch, *later = (clone / "done").read_text().splitlines()
     assert torch == "python tools/install_torch.py torch==2.13.0 --index http://127.0.0.1:1/a b --gpu 0"
-    common = "pip install --disable-pip-version-check torch==2.13.0 --editable"
+    common = "pip install --disable-pip-version-check --constraint constraints.txt --editable"
     assert later == [f"{common} .[server]", f"{common} .[dev,reduce]"]
     assert len(re.findall(r"^Streambed: set up in \d+ seconds; \.venv has \d+ MB$", result.stdout, re.M)) == 2
     (clone / "done").unlink()
@@ -53,6 +54,18 @@ def test_every_extra_keeps_the_build_of_torch() -> None:
     assert extras
     assert all(line.startswith("\t$(INSTALL) '.[") for line in extras), extras
     assert len(re.findall(r"\bpip install", makefile)) == 1, "the one in INSTALL"
+
+
+def test_pre_commit_does_what_lint_does() -> None:
+    """With the tools of .venv: nothing is downloaded."""
+    (recipe,) = re.findall(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.M)
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert repository["repo"] == "local"
+    assert [hook["entry"] for hook in repository["hooks"]] == re.findall(
+        r"^\t(.*)$", recipe.replace("$(BIN)", ".venv/bin"), re.M
+    )
+    for hook in repository["hooks"]:
+        assert (hook["language"], hook["pass_filenames"], hook["always_run"]) == ("system", False, True)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ BASE = "localhost/streambed-base"
 PACKAGES = (
     "python3-venv", "base-files", "base-passwd", "ca-certificates", "coreutils", "dash", "libstdc++6", "login", "passwd",
 )  # fmt: skip
-"""Of Debian: what python:3.12-slim has of what the Dockerfile uses."""
+"""Of Debian: what python:3.11-slim has of what the Dockerfile uses."""
 SAFELY = (
     "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges",
     # podman asks for more than a machine may allow.
