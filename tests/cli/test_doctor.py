@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 from streambed import Engine, machine
 from streambed.cli import doctor as doctor_module
 from streambed.cli.main import cli
-from streambed.doctor.environment import examine_environment
+from streambed.doctor.environment import examine
 from streambed.engine.session import Session
 from streambed.errors import CheckpointError, SettingsError
 from streambed.settings import Settings
@@ -72,7 +72,7 @@ def environment(**settings: Any) -> Findings:
     with click.Context(cli) as context:
         known = doctor_module._known_variables(context)
     values, problem = doctor_module._settings({"model": "builtin"} | settings)
-    found = examine_environment(values, problem, known)
+    found = examine(values, problem, known)
     return {(each.group, each.name): (each.status, each.detail) for each in found}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from streambed import Engine
-from streambed.doctor.canonical import compare_canonical, write_canonical
+from streambed.doctor import canonical
 from streambed.doctor.report import attempt
 from streambed.errors import SettingsError
 
@@ -58,7 +58,7 @@ def entry(**changes: Any) -> dict[str, Any]:
 def test_canonical_file_that_is_wrong(canonical_engine: Engine, content: Any, says: str) -> None:
     file = canonical_engine.checkpoint.directory / "canonical.json"
     file.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
-    finding = attempt("canonical", "vectors", lambda: compare_canonical(canonical_engine))
+    finding = attempt("canonical", "vectors", lambda: canonical.compare(canonical_engine))
     assert finding.status == "FAIL"
     assert says in finding.detail
     assert "\n" not in finding.detail
@@ -66,4 +66,4 @@ def test_canonical_file_that_is_wrong(canonical_engine: Engine, content: Any, sa
 
 def test_canonical_file_that_cannot_be_written(canonical_engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be written: No such file or directory"):
-        write_canonical(canonical_engine, tmp_path / "nowhere" / "canonical.json")
+        canonical.write(canonical_engine, tmp_path / "nowhere" / "canonical.json")

@@ -16,7 +16,7 @@ def examine(engine: Engine, **info: Any) -> dict[str, tuple[str, str]]:
     told = SimpleNamespace(
         info=SimpleNamespace(**vars(engine.info) | info), checkpoint=engine.checkpoint, prompt=engine.prompt
     )
-    found = checkpoint_module.examine_checkpoint(told, 1.25)  # type: ignore[arg-type]
+    found = checkpoint_module.examine(told, 1.25)  # type: ignore[arg-type]
     return {finding.name: (finding.status, finding.detail) for finding in found}
 
 

@@ -7,14 +7,14 @@ import os
 import pytest
 
 from streambed import machine
-from streambed.doctor.environment import examine_environment
+from streambed.doctor import environment
 from streambed.settings import Settings
 
 KNOWN = {"STREAMBED_KV_MEMORY", "STREAMBED_PORT"}
 
 
 def examine(settings: Settings | None = None, problem: str | None = None) -> dict[str, tuple[str, str]]:
-    found = examine_environment(settings or Settings(), problem, KNOWN)
+    found = environment.examine(settings or Settings(), problem, KNOWN)
     return {finding.name: (finding.status, finding.detail) for finding in found}
 
 

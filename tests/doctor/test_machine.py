@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from streambed import machine as machine_read
-from streambed.doctor.machine import examine_machine, free_memory
+from streambed.doctor import machine
+from streambed.doctor.machine import free_memory
 from streambed.machine import OpenFiles
 
 Said = dict[str, tuple[str, str]]
 
 
 def examine() -> Said:
-    return {finding.name: (finding.status, finding.detail) for finding in examine_machine()}
+    return {finding.name: (finding.status, finding.detail) for finding in machine.examine()}
 
 
 def test_this_machine() -> None:

@@ -66,7 +66,7 @@ def _load(settings: Settings, checkpoint: Checkpoint) -> Engine:
 def _settings(given: dict[str, Any]) -> tuple[Settings, str | None]:
     """What `serve` would run with here, these flags included; and why it would not start, or None."""
     try:
-        # Without --help: click keeps its names on the command from the first context on, and here they lack -h.
+        # Without --help: click keeps its names on the command from the first context on, and without a parent they lack -h.
         values = serve.make_context("serve", [], help_option_names=[]).params
         names = {field.name for field in dataclasses.fields(Settings)}
         return Settings(**{name: value for name, value in values.items() if name in names} | given), None

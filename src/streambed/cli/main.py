@@ -10,7 +10,6 @@ import click
 
 import streambed
 from streambed.cli import interrupt
-from streambed.cli.options import CONTEXT
 from streambed.cli.outputs import drop_unwritable
 from streambed.errors import StreambedError
 from streambed.extras import explain
@@ -38,7 +37,8 @@ class Commands(click.Group):
             ctx.exit(interrupt.CODE)
 
 
-@click.group(cls=Commands, context_settings=CONTEXT)
+# Sub-commands inherit both.
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(streambed.__version__, package_name="streambed-embeddings")
 def cli() -> None:
     """Real-time text embeddings.

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from streambed.engine.engine import Engine
     from streambed.model.checkpoint import Checkpoint
 
-CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-"""How wide help may become, and what asks for it."""
-
 Callback = TypeVar("Callback", bound=Callable[..., Any])
 _FIELDS = {field.name: field for field in fields(Settings)}
 _HINTS = typing.get_type_hints(Settings)
@@ -54,17 +51,13 @@ class Option(click.Option):
         if record is None:
             return None
         variables = [self.envvar] if isinstance(self.envvar, str) else list(self.envvar or ())
-        facts = [*([f"default: {self._shown}"] if self._shown else []), *variables]
-        facts += ["required"] if self.required else []
+        default, required = [f"default: {self._shown}"] * bool(self._shown), ["required"] * self.required
+        facts = [*default, *variables, *required]
         return record[0], f"{self.help}  [{'; '.join(facts)}]" if facts else self.help or ""
 
 
 class Command(click.Command):
     """A command whose help has its flags under headings, in the order in which they come."""
-
-    def __init__(self, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
-        self.context_settings = {**CONTEXT, **self.context_settings}
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}

@@ -16,13 +16,13 @@ import click
 def why_unwritable(path: Path) -> str | None:
     """Why no file of this name can be written; None where it can. For a look before hours of work."""
     folder = path.absolute().parent
-    if path.is_dir():
-        return os.strerror(errno.EISDIR)
-    if not folder.exists():
-        return os.strerror(errno.ENOENT)
-    if not folder.is_dir():
-        return os.strerror(errno.ENOTDIR)
-    return None if os.access(folder, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
+    reasons = (
+        (errno.EISDIR, path.is_dir()),
+        (errno.ENOENT, not folder.exists()),
+        (errno.ENOTDIR, not folder.is_dir()),
+        (errno.EACCES, not os.access(folder, os.W_OK | os.X_OK)),
+    )
+    return next((os.strerror(reason) for reason, holds in reasons if holds), None)
 
 
 @contextlib.contextmanager
@@ -68,6 +68,4 @@ def drop_unwritable() -> None:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

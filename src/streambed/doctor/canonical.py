@@ -20,7 +20,7 @@ LEAST_COSINE = 0.999
 _INSTRUCTION = "Find what is said about rivers"
 
 
-def compare_canonical(engine: Engine) -> Answer:
+def compare(engine: Engine) -> Answer:
     """Compares the engine's vectors with those of the file. Raises CheckpointError where the file makes no sense."""
     path = engine.checkpoint.directory / FILE
     if not path.exists():
@@ -42,7 +42,7 @@ def compare_canonical(engine: Engine) -> Answer:
     return "FAIL", f"worst cosine {worst:.7f} of {len(found)}: these are not the vectors that this checkpoint gave"
 
 
-def write_canonical(engine: Engine, path: Path) -> Answer:
+def write(engine: Engine, path: Path) -> Answer:
     """Writes the file.
 
     Raises:

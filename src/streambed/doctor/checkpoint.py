@@ -12,7 +12,7 @@ from streambed.engine.engine import Engine
 from streambed.model.choice import multiplies_bfloat16
 
 
-def examine_checkpoint(engine: Engine, seconds: float) -> Iterator[Finding]:
+def examine(engine: Engine, seconds: float) -> Iterator[Finding]:
     """seconds: how long the engine took to load."""
     info, checkpoint = engine.info, engine.checkpoint
     size = sum(file.stat().st_size for file in checkpoint.weight_files)

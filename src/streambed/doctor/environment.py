@@ -16,7 +16,7 @@ PREFIX = "STREAMBED_"
 _found = partial(Finding, "environment")
 
 
-def examine_environment(settings: Settings, problem: str | None, known: set[str]) -> Iterator[Finding]:
+def examine(settings: Settings, problem: str | None, known: set[str]) -> Iterator[Finding]:
     """settings: what `serve` would use. problem: why it would not start. known: variables that some command has."""
     yield from _variables(known)
     if problem is None:

@@ -27,7 +27,7 @@ _CHUNKS = (1, 4, 2, 9, 1, 1, 6, 3, 14, 5, 2, 27, 1, 8)
 """Characters of one append: no rhythm, and the same in each run."""
 
 
-def examine_exactness(engine: Engine) -> Iterator[Finding]:
+def examine(engine: Engine) -> Iterator[Finding]:
     """Compares streamed, edited, batched and prefix vectors with those of the same texts embedded alone."""
     if engine.info.max_tokens < MIN_TOKENS:
         yield Finding("exactness", "self-check", "note", f"left out: the texts need {MIN_TOKENS} tokens")

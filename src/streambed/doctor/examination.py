@@ -6,14 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from streambed.doctor.canonical import FILE, compare_canonical, write_canonical
-from streambed.doctor.checkpoint import examine_checkpoint
-from streambed.doctor.environment import examine_environment
-from streambed.doctor.exactness import examine_exactness
-from streambed.doctor.files import examine_files
-from streambed.doctor.machine import examine_machine
+from streambed.doctor import canonical, checkpoint, environment, exactness, files, machine, speed
 from streambed.doctor.report import Answer, Finding, attempt
-from streambed.doctor.speed import time_query, time_step
 from streambed.engine.engine import Engine
 from streambed.settings import Settings
 
@@ -23,30 +17,30 @@ def examine(
 ) -> Iterator[Finding]:
     """Examines machine, environment, and the model that `load` loads, which is closed again.
 
-    settings, problem, known: as `examine_environment` has them. write: whether to write the model's canonical vectors.
+    settings, problem, known: as `environment.examine` has them. write: whether to write the model's canonical vectors.
 
     Raises:
         CheckpointError, SettingsError: the model cannot be loaded.
     """
-    yield from examine_machine()
-    yield from examine_environment(settings, problem, known)
+    yield from machine.examine()
+    yield from environment.examine(settings, problem, known)
     started = time.perf_counter()
     with load() as engine:
-        yield from examine_checkpoint(engine, time.perf_counter() - started)
-        yield from examine_files(settings, engine)
+        yield from checkpoint.examine(engine, time.perf_counter() - started)
+        yield from files.examine(settings, engine)
         exact = True
-        for finding in examine_exactness(engine):
+        for finding in exactness.examine(engine):
             yield finding
             exact = exact and finding.status != "FAIL"
         if write:
             yield attempt("canonical", "written", partial(_write, engine, exact))
-        yield attempt("canonical", "vectors", partial(compare_canonical, engine))
-        yield attempt("speed", "short query", partial(time_query, engine))
-        yield attempt("speed", "full step", partial(time_step, engine))
+        yield attempt("canonical", "vectors", partial(canonical.compare, engine))
+        yield attempt("speed", "short query", partial(speed.time_query, engine))
+        yield attempt("speed", "full step", partial(speed.time_step, engine))
 
 
 def _write(engine: Engine, exact: bool) -> Answer:
-    path = engine.checkpoint.directory / FILE
+    path = engine.checkpoint.directory / canonical.FILE
     if not exact:
         return "FAIL", f"{path} was not written, since the model is not exact here"
-    return write_canonical(engine, path)
+    return canonical.write(engine, path)

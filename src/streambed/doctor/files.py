@@ -13,7 +13,7 @@ from streambed.settings import Settings
 from streambed.vectors.reducers import Reducer
 
 
-def examine_files(settings: Settings, engine: Engine) -> Iterator[Finding]:
+def examine(settings: Settings, engine: Engine) -> Iterator[Finding]:
     """The journal and the reducers, where the settings name any."""
     if settings.journal is not None:
         yield attempt("files", "journal", partial(_journal, Path(settings.journal)))

@@ -19,7 +19,7 @@ MIN_DESCRIPTORS = 256
 _found = partial(Finding, "machine")
 
 
-def examine_machine() -> Iterator[Finding]:
+def examine() -> Iterator[Finding]:
     """Processor, cores, memory, limits, accelerators and versions."""
     limit, pages = machine.core_limit(), machine.huge_pages()
     quota = "" if limit is None else f"; a container's limit of {limit:g}"
