@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import streambed.model
+from streambed import Engine
 
 BUILTIN = Path(streambed.model.__file__).parent / "builtin"
 VOCABULARY = 20_800
@@ -23,6 +24,11 @@ def write_qwen_tokenizer(directory: Path) -> Path:
     file = directory / "tokenizer.json"
     file.write_bytes(lzma.decompress(QWEN_TOKENIZER.read_bytes()))
     return file
+
+
+def load_engine(model: str | Path, **options: Any) -> Engine:
+    """An engine in float32 that does not measure at start how many rows a step may have."""
+    return Engine.load(str(model), **{"dtype": "float32", "max_batch_tokens": 4096} | options)
 
 
 def make_checkpoint(

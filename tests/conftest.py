@@ -6,6 +6,9 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "true"
+# Where several processes share the cores, one each, also in the servers that tests start: threads that wait for each other's
+# turn cost many times what they save.
+os.environ["OMP_NUM_THREADS"] = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
 
 import signal
 from collections.abc import Callable, Iterator
@@ -18,13 +21,13 @@ from hypothesis import HealthCheck, settings
 from streambed import Engine
 from streambed.text.incremental import Splits
 from streambed.text.tokenizer import Tokenizer
-from tests.checkpoints import BUILTIN, make_checkpoint, write_qwen_tokenizer
+from tests.checkpoints import BUILTIN, load_engine, make_checkpoint, write_qwen_tokenizer
 
 pytest_plugins = ["tests.groups"]
 signal.signal(
     signal.SIGINT, signal.default_int_handler
 )  # a job in the background ignores it, and so would our children
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("default")
 
@@ -53,11 +56,11 @@ def builtin_splits(request: pytest.FixtureRequest) -> Splits:
 
 @pytest.fixture
 def open_engine(tiny_checkpoint: Path) -> Iterator[Callable[..., Engine]]:
-    """Loads engines for one test; checks their integrity and closes them after it."""
+    """Loads engines for one test, without measuring how fast they are; checks their integrity and closes them after it."""
     engines: list[Engine] = []
 
     def open_one(model: str | Path = tiny_checkpoint, **settings: object) -> Engine:
-        engines.append(Engine.load(str(model), **{"dtype": "float32"} | settings))  # type: ignore[arg-type]
+        engines.append(load_engine(model, **settings))
         return engines[-1]
 
     yield open_one
@@ -69,7 +72,7 @@ def open_engine(tiny_checkpoint: Path) -> Iterator[Callable[..., Engine]]:
 
 @pytest.fixture(scope="session")
 def shared_tiny_engine(tiny_checkpoint: Path) -> Iterator[Engine]:
-    with Engine.load(str(tiny_checkpoint), dtype="float32", max_batch_tokens=48) as engine:
+    with load_engine(tiny_checkpoint, max_batch_tokens=48) as engine:
         yield engine
 
 

@@ -17,12 +17,12 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from streambed import Engine
 from streambed.cli import embed as embed_module
 from streambed.cli.main import cli
 from streambed.errors import CheckpointError, InvalidRequest
 from streambed.machine import usable_cores
 from streambed.settings import Settings
+from tests.checkpoints import load_engine
 from tests.server.conftest import Live, Servers
 
 TEXTS = ["A brook runs to the sea.", "小川は海へ流れる。", "🌊 waves"]
@@ -32,7 +32,7 @@ Embed = Callable[..., Result]
 @pytest.fixture(scope="module")
 def vectors(tiny_checkpoint: Path) -> Iterator[Callable[..., np.ndarray]]:
     """What the engine gives, to compare with."""
-    with Engine.load(str(tiny_checkpoint), dtype="float32", max_batch_tokens=48) as engine:
+    with load_engine(tiny_checkpoint, max_batch_tokens=48) as engine:
         yield engine.embed
 
 
@@ -187,7 +187,7 @@ def test_a_message_says_which_texts_it_counts(embed: Embed) -> None:
 @pytest.fixture(scope="module")
 def live(tiny_checkpoint: Path) -> Iterator[Live]:
     servers = Servers()
-    with Engine.load(str(tiny_checkpoint), dtype="float32", max_batch_tokens=48) as engine:
+    with load_engine(tiny_checkpoint, max_batch_tokens=48) as engine:
         yield servers.start(engine, Settings(served_model_name=("one", "two")), keys=("right",))
         servers.stop()
 

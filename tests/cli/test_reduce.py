@@ -15,11 +15,11 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from streambed import Engine
 from streambed.cli.main import cli
 from streambed.errors import CheckpointError, SettingsError
 from streambed.extras import explain
 from streambed.vectors.reducers import Reducer
+from tests.checkpoints import load_engine
 from tests.server.test_process import Process
 
 Reduce = Callable[..., Result]
@@ -63,7 +63,7 @@ def test_fit_and_eval(reduce: Reduce, texts: Path, tmp_path: Path, tiny_checkpoi
     assert fitted + left_out == len(set(texts.read_text().splitlines()))
     assert 0.1 * fitted < left_out < 0.5 * fitted
     assert sorted(file.name for file in folder.iterdir()) == ["reducer.json", "reducer.safetensors"]
-    with Engine.load(str(tiny_checkpoint), dtype="float32") as engine:
+    with load_engine(tiny_checkpoint) as engine:
         reducer = Reducer.load(folder, engine.info.fingerprint)
     assert reducer.fingerprint in told
 

@@ -23,6 +23,7 @@ import pytest
 
 from streambed import Engine
 from streambed.settings import Settings
+from tests.checkpoints import load_engine
 from tests.server.conftest import Live, Servers, until
 
 SECONDS = 60
@@ -41,7 +42,7 @@ IMPATIENT = [
 
 @pytest.fixture(scope="module")
 def engine(tiny_checkpoint: Path) -> Iterator[Engine]:
-    with Engine.load(str(tiny_checkpoint), dtype="float32", max_batch_tokens=48) as engine:
+    with load_engine(tiny_checkpoint, max_batch_tokens=48) as engine:
         yield engine
 
 

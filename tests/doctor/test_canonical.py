@@ -14,12 +14,13 @@ from streambed import Engine
 from streambed.doctor import canonical
 from streambed.doctor.report import attempt
 from streambed.errors import SettingsError
+from tests.checkpoints import load_engine
 
 
 @pytest.fixture(scope="module")
 def canonical_engine(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     own = shutil.copytree(tiny_checkpoint, tmp_path_factory.mktemp("canonical") / "own")
-    with Engine.load(str(own), dtype="float32", max_batch_tokens=48) as engine:
+    with load_engine(own, max_batch_tokens=48) as engine:
         yield engine
 
 

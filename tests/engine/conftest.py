@@ -10,6 +10,7 @@ import pytest
 from streambed import Engine
 from streambed.engine.core import Core
 from streambed.model.cpu.device import CPU
+from tests.checkpoints import load_engine
 
 
 def core_of(engine: Engine) -> Core:
@@ -29,12 +30,12 @@ def device_of(engine: Engine) -> CPU:
 def small_engine(tiny_checkpoint: Path) -> Iterator[Engine]:
     """Steps of 24 rows, and KV for about 1,000 tokens, so that chunks, evictions and forks happen all the time."""
     memory = 1000 * 2 * 2 * 2 * 16 * 4
-    with Engine.load(str(tiny_checkpoint), dtype="float32", max_batch_tokens=24, kv_memory=memory) as engine:
+    with load_engine(tiny_checkpoint, max_batch_tokens=24, kv_memory=memory) as engine:
         yield engine
 
 
 @pytest.fixture(scope="module")
 def reference_engine(tiny_checkpoint: Path) -> Iterator[Engine]:
     """Computes every text whole, in one step, and caches nothing."""
-    with Engine.load(str(tiny_checkpoint), dtype="float32", max_batch_tokens=8192) as engine:
+    with load_engine(tiny_checkpoint, max_batch_tokens=8192) as engine:
         yield engine

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sentence_transformers import SentenceTransformer
 
 from streambed import CheckpointError, Engine
 from tests.checkpoints import make_checkpoint, write_qwen_tokenizer
@@ -25,6 +24,15 @@ def settle(directory: Path, **files: dict[str, Any]) -> Path:
         held = json.loads(file.read_text()) if file.exists() else {}
         file.write_text(json.dumps(held | values))
     return directory
+
+
+def sentence_transformers(directory: Path, call: str, given: dict[str, str]) -> np.ndarray:
+    """Their vectors of TEXTS. Imported late: who runs other tests need not wait for it."""
+    from sentence_transformers import SentenceTransformer
+
+    reference = getattr(SentenceTransformer(str(directory), device="cpu"), call)
+    vectors: np.ndarray = reference(TEXTS, **({} if "input_type" in given else given))
+    return vectors
 
 
 @pytest.mark.parametrize(
@@ -45,8 +53,7 @@ def test_vectors_are_those_of_sentence_transformers(
 ) -> None:
     prompts = {"query": "Query: ", "document": " ", "code": "Find code: "}
     directory = settle(make_checkpoint(tmp_path / "case", prompts=prompts), **files)
-    reference = getattr(SentenceTransformer(str(directory), device="cpu"), call)
-    theirs = reference(TEXTS, **({} if "input_type" in given else given))
+    theirs = sentence_transformers(directory, call, given)
     theirs = theirs / np.linalg.norm(theirs, axis=1, keepdims=True)
     engine = open_engine(directory, max_batch_tokens=64)
     ours = engine.embed(TEXTS, **given)  # type: ignore[arg-type]
@@ -86,8 +93,7 @@ def test_families_that_word_prompts_otherwise(tmp_path: Path, open_engine: OpenE
         make_checkpoint(directory, prompts=prompts)
     (directory / "2_Normalize").mkdir()
     settle(directory / "2_Normalize", config={"normalize_embeddings": True})
-    reference = getattr(SentenceTransformer(str(directory), device="cpu"), call)
-    theirs = reference(TEXTS, **({} if "input_type" in given else given))
+    theirs = sentence_transformers(directory, call, given)
     ours = open_engine(directory, max_batch_tokens=64).embed(TEXTS, **given)  # type: ignore[arg-type]
     assert (ours * theirs).sum(axis=1).min() > 0.99999
 

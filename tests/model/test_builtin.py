@@ -15,14 +15,14 @@ import pytest
 
 from streambed import Engine
 from streambed.model.checkpoint import find_checkpoint
-from tests.checkpoints import BUILTIN, VOCABULARY
+from tests.checkpoints import BUILTIN, VOCABULARY, load_engine
 
 SETS = Path(__file__).parents[2] / "training" / "evaluation"
 
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    with Engine.load("builtin") as engine:
+    with load_engine("builtin") as engine:
         yield engine
 
 

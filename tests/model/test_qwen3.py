@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
@@ -85,6 +84,8 @@ def memory(network: Qwen3, slots: int) -> Tensor:
 
 
 def reference(directory: Path, ids: list[int]) -> Tensor:
+    import transformers  # late: it takes seconds
+
     model = transformers.AutoModel.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager")
     assert isinstance(model, transformers.Qwen3Model)
     with torch.inference_mode():

@@ -23,7 +23,7 @@ from streambed.server.listener import Listener, listen
 from streambed.settings import Settings
 from streambed.streams.store.sqlite import SQLiteStore
 from streambed.vectors.reducers import Reducer
-from tests.checkpoints import make_checkpoint
+from tests.checkpoints import load_engine, make_checkpoint
 
 KEYS = ("first-key", "second-key")
 PROMPTS = {"query": "Question: ", "code": "Code: "}
@@ -158,7 +158,7 @@ def prompted_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def engine(prompted_checkpoint: Path) -> Iterator[Engine]:
     """A float32 engine for all servers of the session; a step of 48 rows makes chunks of longer texts."""
-    with Engine.load(str(prompted_checkpoint), dtype="float32", max_batch_tokens=48) as engine:
+    with load_engine(prompted_checkpoint, max_batch_tokens=48) as engine:
         yield engine
 
 

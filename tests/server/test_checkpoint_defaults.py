@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from streambed import Engine
-from tests.checkpoints import make_checkpoint
+from tests.checkpoints import load_engine, make_checkpoint
 from tests.server.conftest import Live, Serve
 
 PROMPT, DOCUMENT = "Find code: ", "Document: "
@@ -25,7 +25,7 @@ def settled_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]
     directory: Path = make_checkpoint(tmp_path_factory.mktemp("settled") / "tiny", prompts=prompts)
     file = directory / "config_sentence_transformers.json"
     file.write_text(json.dumps({"prompts": prompts, "default_prompt_name": "code", "truncate_dim": 40}))
-    with Engine.load(str(directory), dtype="float32", max_batch_tokens=48) as engine:
+    with load_engine(directory, max_batch_tokens=48) as engine:
         yield engine
 
 

@@ -16,6 +16,7 @@ import pytest
 from streambed import Engine
 from streambed.engine.sequence import Lane, common_prefix
 from streambed.settings import Settings
+from tests.checkpoints import load_engine
 from tests.server.conftest import PROMPTS, Live, Serve
 
 TEXTS = ["A brook runs to the sea.", "Ein Bach fließt ins Meer.", "小川は海へ流れる。", "🌊 waves 👩‍👩‍👧", "\n\t x"]
@@ -265,7 +266,7 @@ def test_server_timing(live: Live) -> None:
 def test_growing_text_is_computed_once(live: Live, serve: Serve, prompted_checkpoint: Any) -> None:
     text, known, cached = fresh(), [], []
     live.engine.evict()
-    with Engine.load(str(prompted_checkpoint), dtype="float32", max_batch_tokens=48) as other:
+    with load_engine(prompted_checkpoint, max_batch_tokens=48) as other:
         for piece in ("", " and it grows", ", word by wo", "rd, line\n", "\nby line.", " 🌊" * 40, ""):
             text += piece
             ids = live.engine.tokenizer.encode(text)

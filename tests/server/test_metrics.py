@@ -16,6 +16,7 @@ from streambed import Engine
 from streambed.errors import ERROR_TABLE, Internal
 from streambed.server.metrics import OUTCOMES, SECONDS, Metrics
 from streambed.settings import Settings
+from tests.checkpoints import load_engine
 from tests.server.conftest import Live, Serve, until
 from tests.server.test_process import Process
 from tests.server.test_socket import open_peer
@@ -267,7 +268,7 @@ def test_work_that_waits(engine: Engine, serve: Serve) -> None:
 
 
 def test_ready(serve: Serve, tiny_checkpoint: Path) -> None:
-    with Engine.load(str(tiny_checkpoint), dtype="float32") as own:
+    with load_engine(tiny_checkpoint) as own:
         live = serve(engine=own)
         assert value(scrape(live), "streambed_ready") == 1
         own.close()

@@ -27,6 +27,7 @@ from streambed import Engine
 from streambed.settings import Settings
 from streambed.streams.registry import Registry
 from streambed.streams.store.sqlite import SQLiteStore
+from tests.checkpoints import load_engine
 from tests.server.conftest import Live, Servers, until
 from tests.server.test_process import SECONDS, Process, refused
 
@@ -998,7 +999,7 @@ def test_segments_stay_as_a_smaller_window_ended_them(local: Local, engine: Engi
     local.stop()
     config = engine.checkpoint.config
     memory = 256 * 2 * 2 * config.num_kv_heads * config.head_dim * 4
-    with Engine.load(str(engine.checkpoint.directory), dtype="float32", max_batch_tokens=48, kv_memory=memory) as small:
+    with load_engine(engine.checkpoint.directory, max_batch_tokens=48, kv_memory=memory) as small:
         after = Local(small, journal)
         windows = []
         for start in range(3):

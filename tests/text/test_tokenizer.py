@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from streambed import Engine
 from streambed.errors import CheckpointError, InvalidRequest
 from streambed.text.tokenizer import SpecialTokens, Tokenizer, check_text
-from tests.checkpoints import BUILTIN, VOCABULARY
+from tests.checkpoints import BUILTIN, VOCABULARY, load_engine
 
 FILE = BUILTIN / "tokenizer.json"
 END = "<|endoftext|>"
@@ -249,7 +248,7 @@ def test_engine_refuses_an_end_token_beyond_the_embedding_table(
     directory = Path(shutil.copytree(tiny_checkpoint, tmp_path / "case"))
     file = changed(**with_end(definition, end)).replace(directory / "tokenizer.json")
     with pytest.raises(CheckpointError, match=f"has token ids up to {end}, .* has {VOCABULARY} rows") as caught:
-        Engine.load(str(directory), dtype="float32").close()
+        load_engine(directory).close()
     assert str(caught.value).startswith(f"{file}: ")
     assert len(str(caught.value).splitlines()) == 1
 

@@ -10,10 +10,8 @@ from tokenizers import Tokenizer
 from training.export import export
 from training.student import Shape, Student
 from training.train import embed, first_weights
-from transformers import AutoModel
 
-from streambed import Engine
-from tests.checkpoints import BUILTIN
+from tests.checkpoints import BUILTIN, load_engine
 
 TEXTS = ["a", "The quick brown fox jumps over the lazy dog.", "wo ist der Bahnhof?", "犬", "SHOUTING " * 30]
 
@@ -34,9 +32,11 @@ def exported(work: Path) -> tuple[Student, Tokenizer]:
 def test_trained_as_served(tmp_path: Path) -> None:
     student, tokenizer = exported(tmp_path)
     wanted = embed(student, tokenizer, TEXTS)
-    with Engine.load(str(tmp_path / "checkpoint"), dtype="float32") as engine:
+    with load_engine(tmp_path / "checkpoint") as engine:
         served = engine.embed(TEXTS)
     assert (served * wanted).sum(1).min() > 0.99999
+
+    from transformers import AutoModel  # late: it takes seconds
 
     model = AutoModel.from_pretrained(str(tmp_path / "checkpoint"), dtype=torch.float32).eval()
     for text, vector in zip(TEXTS, wanted, strict=True):
