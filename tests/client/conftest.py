@@ -33,12 +33,17 @@ def agree(one: np.ndarray, other: np.ndarray) -> bool:
     return bool((one * other).sum(-1).min() >= 0.99999)
 
 
-def reset(connection: socket.socket) -> None:
-    """Cuts a connection without a word."""
+def sever(connection: socket.socket) -> None:
+    """Cuts a connection without a word. It is still to be closed, once no thread can be about to read from its number."""
     with contextlib.suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
+
+
+def reset(connection: socket.socket) -> None:
+    """Cuts a connection that no thread reads from."""
+    sever(connection)
     connection.close()
 
 
@@ -69,7 +74,7 @@ class Proxy:
             pairs, self._pairs = self._pairs, []
         for pair in pairs:
             for end in pair:
-                reset(end)
+                sever(end)
 
     def close(self) -> None:
         self._ended = True
@@ -103,12 +108,15 @@ class Proxy:
             near.settimeout(60)
             far.settimeout(60)
             pair, left = (near, far), [self.budget()]
+            carrying = threading.Semaphore(1)  # which the second of the two to end finds taken
             with self._lock:
                 self._pairs.append(pair)
-            self._start(self._carry, near, far, left)
-            self._start(self._carry, far, near, left)
+            self._start(self._carry, near, far, left, carrying)
+            self._start(self._carry, far, near, left, carrying)
 
-    def _carry(self, source: socket.socket, sink: socket.socket, left: list[int | None]) -> None:
+    def _carry(
+        self, source: socket.socket, sink: socket.socket, left: list[int | None], carrying: threading.Semaphore
+    ) -> None:
         try:
             while data := source.recv(65536):
                 if self.delay:
@@ -120,8 +128,11 @@ class Proxy:
                     break
         except OSError:
             pass
+        last = not carrying.acquire(blocking=False)
         for end in (source, sink):
-            reset(end)
+            sever(end)
+            if last:
+                end.close()
 
 
 @pytest.fixture
