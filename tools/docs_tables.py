@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from streambed.errors import ERROR_TABLE
+from streambed.limits import LIMITS
 from streambed.server.routes import ROUTES
 from streambed.server.sessions import Sessions
 from streambed.settings import groups, shown_default
@@ -56,7 +57,16 @@ def settings_page() -> str:
             shown = f"`{default}`" if default else ""
             meaning = field.metadata["help"].replace("|", "\\|")
             lines.append(f"| `--{flag}` | `STREAMBED_{field.name.upper()}` | {shown} | {meaning} |")
-    return "\n".join([*lines, "", "`--model-path` is `--model`; `--is-embedding` is accepted and does nothing.", ""])
+    lines += [
+        "",
+        "`--model-path` is `--model`; `--is-embedding` is accepted and does nothing.",
+        "",
+        "## Fixed limits",
+        "",
+    ]
+    lines += ["Made from `src/streambed/limits.py`. No setting changes these.", ""]
+    rows = [[limit.name, f"{limit.value:,.0f} {limit.unit}", limit.meaning] for limit in LIMITS]
+    return "\n".join([*lines, table("| limit | value | meaning |", rows), ""])
 
 
 def table(head: str, rows: list[list[str]]) -> str:

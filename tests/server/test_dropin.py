@@ -215,7 +215,7 @@ def test_an_engine_that_fails_is_theirs(serve: Serve, open_engine: Any, monkeypa
 
 def test_too_busy_is_theirs(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     live = serve()
-    monkeypatch.setattr("streambed.engine.engine.MAX_QUEUED_TOKENS", 10)
+    monkeypatch.setattr("streambed.engine.core.MAX_QUEUED_TOKENS", 10)
     monkeypatch.setattr(live.engine.compute, "_queued_tokens", 10)
     reply = tei(live, "a")
     assert (reply.status_code, reply.json()["error_type"]) == (429, "Overloaded")

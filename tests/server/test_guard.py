@@ -87,7 +87,7 @@ def test_failed_requests_leave_their_place(serve: Serve) -> None:
 
 def test_engine_overload_is_429(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     live = serve()
-    monkeypatch.setattr("streambed.engine.engine.MAX_QUEUED_TOKENS", 10)
+    monkeypatch.setattr("streambed.engine.core.MAX_QUEUED_TOKENS", 10)
     monkeypatch.setattr(live.engine.compute, "_queued_tokens", 10)
     refused = live.post("a")
     assert (refused.status_code, error_of(refused)["code"]) == (429, "overloaded")

@@ -9,6 +9,7 @@ import httpx
 import pytest
 import websockets.exceptions
 
+from streambed.limits import VISIT_SECONDS
 from streambed.server import playground
 from streambed.server.playground import COOKIE, Visits
 from streambed.settings import Settings
@@ -163,5 +164,5 @@ def test_visits_end(monkeypatch: pytest.MonkeyPatch) -> None:
     visits.owner(first)
     third = f"{COOKIE}={visits.open('c')}"
     assert [visits.owner(each) for each in (first, second, third)] == ["a", None, "c"], "the longest unused goes first"
-    now[0] = playground.VISIT_SECONDS
+    now[0] = VISIT_SECONDS
     assert [visits.owner(each) for each in (first, third)] == [None, None]

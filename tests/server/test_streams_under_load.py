@@ -19,11 +19,11 @@ import uvicorn
 from websockets.frames import Frame, Opcode
 
 from streambed import Engine
+from streambed.limits import MAX_UNSENT, MAX_WAITING
 from streambed.server import socket as sockets_module
 from streambed.server.listener import listen
-from streambed.server.socket import MAX_UNSENT, Socket
+from streambed.server.socket import Socket
 from streambed.settings import Settings
-from streambed.streams.stream import MAX_WAITING
 from tests.server import conftest
 from tests.server.conftest import Live, Servers, until
 from tests.server.test_socket import SECONDS, Peer, check_vector, cosine, open_peer, posted, sockets_of, vector

@@ -21,10 +21,11 @@ from streambed.client.batch import Batch, Progress, Rows, divide, renumber, run
 from streambed.client.ledger import Ledger
 from streambed.client.retry import backoff, retry_after
 from streambed.errors import ConnectionLost, InvalidRequest, RequestError, SettingsError, StreambedError, TimedOut
+from streambed.limits import MAX_INPUTS
 from streambed.process import ProcessBound, left_behind
 from streambed.text.strings import Empty, check_text, find_texts, list_texts
 from streambed.vectors.shape import decode
-from streambed.wire import MAX_INPUTS, error_of
+from streambed.wire import error_of
 
 __all__ = ["DEFAULT_URL", "AsyncClient", "AsyncStream"]
 

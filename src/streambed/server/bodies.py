@@ -7,12 +7,10 @@ import asyncio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streambed.errors import InvalidRequest, TooLarge, UnsupportedMedia
+from streambed.limits import BODY_SECONDS
 from streambed.server.guard import brings_body
 from streambed.server.layer import Layer
 from streambed.server.routes import Row
-
-BODY_SECONDS = 30.0
-"""A body that takes longer to arrive is given up."""
 
 
 class Bodies(Layer):

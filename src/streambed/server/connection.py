@@ -15,16 +15,11 @@ if TYPE_CHECKING:
     from websockets.http11 import Request
 
 from streambed.errors import InvalidRequest
+from streambed.limits import HEAD_SECONDS, READ_SECONDS
 from streambed.server.replies import IDLE_SECONDS, LINGER_SECONDS, error_response
 
-HEAD_SECONDS = 10.0
-"""A request's head that takes longer to arrive, from the connection or from its first byte, ends the connection."""
-
-
-READ_SECONDS = 60.0
-"""A client that reads nothing of what waits for it for so long has gone."""
 LEAVING_SECONDS = 1.0
-"""The same, once the server shuts down."""
+"""As READ_SECONDS, once the server shuts down."""
 ASK_SECONDS = 1.0
 """How often a client that sends nothing more, and waits, is asked whether it still listens."""
 _STILL_AT_WORK = b"HTTP/1.1 100 Continue\r\n\r\n"

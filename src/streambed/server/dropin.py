@@ -20,13 +20,14 @@ import streambed
 from streambed.engine.engine import Engine
 from streambed.engine.sequence import Embedding
 from streambed.errors import Internal, InvalidRequest, NotReady, Overloaded, RequestError
+from streambed.limits import MAX_INPUTS
 from streambed.server.embeddings import Embeddings
 from streambed.server.ignored import parse_body
 from streambed.server.inputs import Inputs
 from streambed.server.replies import Json
 from streambed.settings import Settings
 from streambed.vectors.reducers import Form
-from streambed.wire import MAX_INPUTS, EmbeddingsRequest, Strict
+from streambed.wire import EmbeddingsRequest, Strict
 from streambed.wire.requests import Input, Integer, Positive
 
 

@@ -19,6 +19,7 @@ from streambed.engine.beginnings import Beginnings
 from streambed.engine.engine import Engine
 from streambed.engine.sequence import Embedding, Lane
 from streambed.errors import DeadlineExceeded, InvalidRequest, NotFound, TooLarge
+from streambed.limits import MAX_PREFIXES
 from streambed.server.ignored import parse_body
 from streambed.server.inputs import Inputs, read_inputs
 from streambed.server.metrics import Metrics, Stage
@@ -30,7 +31,7 @@ from streambed.text.tokenizer import check_text
 from streambed.text.units import codepoints, count
 from streambed.vectors.reducers import Form, Reducers
 from streambed.vectors.shape import merge
-from streambed.wire import MAX_PREFIXES, EmbeddingsRequest, PrefixesRequest, TokenizeRequest, parse_input
+from streambed.wire import EmbeddingsRequest, PrefixesRequest, TokenizeRequest, parse_input
 
 Result = TypeVar("Result")
 Asked = TypeVar("Asked", EmbeddingsRequest, PrefixesRequest)

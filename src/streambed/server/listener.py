@@ -8,13 +8,10 @@ import threading
 import uvicorn
 from starlette.types import ASGIApp
 
+from streambed.limits import HEAD_BYTES, MAX_FRAME_BYTES, PING_SECONDS
 from streambed.server.connection import Connection, WebSocketConnection
 from streambed.server.socket import Sockets
 from streambed.settings import Settings
-from streambed.streams.registry import MAX_FRAME_BYTES
-
-PING_SECONDS = 20.0
-"""Between pings, and until one must be answered; after that the client is gone."""
 
 
 class Listener(uvicorn.Server):
@@ -25,7 +22,7 @@ class Listener(uvicorn.Server):
             uvicorn.Config(
                 app,
                 http=Connection,  # h11, the one parser that bounds the size of a request's head
-                h11_max_incomplete_event_size=64 << 10,
+                h11_max_incomplete_event_size=HEAD_BYTES,
                 # Pings, and stops reading while a message waits. No deflate: vectors do not compress, and its buffers
                 # cost 64 KiB a connection.
                 ws=WebSocketConnection,

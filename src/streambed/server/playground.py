@@ -20,14 +20,12 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from streambed.errors import Unauthorized
+from streambed.limits import MAX_VISITS, VISIT_SECONDS
 from streambed.server.ignored import parse_body
 from streambed.wire import Strict
 
 FILES = Path(__file__).with_name("playground")
 COOKIE = "streambed"
-VISIT_SECONDS = 12 * 3600
-MAX_VISITS = 1024
-"""The longest unused go first."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",

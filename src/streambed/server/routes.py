@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 from starlette.routing import compile_path
 
+from streambed.limits import KEY_BODY, SESSION_BODY
 from streambed.server import dropin
 from streambed.server.dropin import as_ollama, as_tei
 from streambed.server.metrics import NO_LANE, REQUEST_LANES
@@ -26,9 +27,6 @@ from streambed.wire import (
 WEBSOCKET = "WEBSOCKET"
 FILES = "FILES"
 """The method of a row for all files below its path."""
-KEY_BODY = 16 << 10
-SESSION_BODY = 2 << 20
-"""A session's text, with room for escapes. Parsed on the event loop, so it must be quick."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from streambed.errors import Internal, InvalidRequest, NotFound, NotReady, Overloaded, RequestError
+from streambed.limits import MAX_EVENT_ID, MAX_UNSENT, STALL_SECONDS
 from streambed.server.metrics import OTHER
 from streambed.server.replies import refuse
 from streambed.server.subprotocol import chosen
@@ -20,7 +21,6 @@ from streambed.streams.observer import Observer
 from streambed.streams.registry import Registry
 from streambed.streams.stream import HostedStream
 from streambed.wire import (
-    MAX_EVENT_ID,
     ClientEvent,
     EmbeddingCreate,
     InputText,
@@ -42,10 +42,6 @@ from streambed.wire import (
 
 logger = logging.getLogger("streambed")
 
-MAX_UNSENT = 256
-"""Events that may wait for a client to read; until it does, no more of its own are read."""
-STALL_SECONDS = 60.0
-"""A client that takes no byte for so long is given up."""
 _FAREWELL_SECONDS = 2.0
 
 

@@ -27,6 +27,7 @@ from streambed.errors import (
     StorageFull,
     TooLarge,
 )
+from streambed.limits import MAX_UNCOMMITTED
 from streambed.streams.effects import Count, Effect, Peer, Send, Write
 from streambed.streams.limits import Credit, Limits
 from streambed.streams.mark import Mark
@@ -36,8 +37,6 @@ from streambed.text.incremental import common_prefix
 from streambed.text.units import codepoints, count
 from streambed.wire import InputText, InputTextAck, InputTextAppend, InputTextReplace, SessionOptions, error_event
 
-MAX_UNCOMMITTED = 1024
-"""Changes of a session that may wait for the store."""
 SNAPSHOT_CHANGES = 256
 SNAPSHOT_CHARACTERS = 64 << 10
 """After so many characters of changes the whole text is written, so that recovery stays quick."""

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from streambed.engine.engine import Engine
 from streambed.errors import NotFound, Overloaded, TooLarge
+from streambed.limits import MAX_FRAME_BYTES
 from streambed.settings import Settings
 from streambed.streams.effects import Peer
 from streambed.streams.host import Host
@@ -32,8 +33,6 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 _STOP_SECONDS = 5.0
-MAX_FRAME_BYTES = 1 << 20
-"""Of a WebSocket message."""
 
 
 class Registry:

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 from streambed.engine.sequence import Embedding
 from streambed.engine.session import Session
 from streambed.errors import Internal, NotFound, Overloaded, RequestError, StorageFull
+from streambed.limits import MAX_WAITING
 from streambed.streams.effects import EMISSION, Count, Effect, Peer, Probe, Report, Resolve, Send, Write
 from streambed.streams.host import Host
 from streambed.streams.limits import Credit
@@ -40,8 +41,6 @@ logger = logging.getLogger(__name__)
 
 LARGE = 4096
 """Characters to tokenise beyond which a change is applied in a thread: about a millisecond."""
-MAX_WAITING = 1024
-"""Events of a session that may wait for their turn."""
 
 Kind = TypeVar("Kind", bound=SessionReport)
 

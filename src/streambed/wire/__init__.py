@@ -4,10 +4,10 @@ The contract is OpenAI's (API reference, "Create embeddings"), with the addition
 this package. What the server sends may gain fields; a client ignores those that it does not know.
 """
 
+from streambed.limits import MAX_EVENT_ID, MAX_INPUTS, MAX_PREFIXES, MAX_WATCHES
 from streambed.wire.errors import error_body, error_event, error_of
 from streambed.wire.events import (
     CLIENT_EVENTS,
-    MAX_EVENT_ID,
     SERVER_EVENTS,
     ClientEvent,
     EmbeddingCreate,
@@ -37,9 +37,6 @@ from streambed.wire.events import (
 from streambed.wire.inputs import parse_input
 from streambed.wire.parse import parse, parse_event, parse_object, validate
 from streambed.wire.requests import (
-    MAX_INPUTS,
-    MAX_PREFIXES,
-    MAX_WATCHES,
     AppendRequest,
     EmbeddingRequest,
     EmbeddingsRequest,

@@ -8,10 +8,8 @@ from typing import Any, ClassVar, Literal
 import orjson
 from pydantic import Field
 
-from streambed.wire.requests import MAX_WATCHES, AppendRequest, Emit, Natural, SessionOptions, SetRequest, Strict, Watch
-
-MAX_EVENT_ID = 64
-"""Characters of an `event_id`."""
+from streambed.limits import MAX_EVENT_ID, MAX_WATCHES
+from streambed.wire.requests import AppendRequest, Emit, Natural, SessionOptions, SetRequest, Strict, Watch
 
 
 class _ClientEvent(Strict):

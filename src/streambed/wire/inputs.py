@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from streambed.errors import InvalidRequest
+from streambed.limits import MAX_INPUTS
 from streambed.text.strings import Empty
-from streambed.wire.requests import MAX_INPUTS, whole
+from streambed.wire.requests import whole
 
 
 def parse_input(

@@ -7,12 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from streambed.limits import MAX_INPUTS, MAX_PREFIXES, MAX_WATCHES
 from streambed.text.strings import Empty
 from streambed.text.units import OffsetUnit
 from streambed.vectors.shape import EncodingFormat
-
-MAX_INPUTS = 2048
-"""Inputs of one request, as OpenAI has it."""
 
 _INPUT_SCHEMA = {
     "oneOf": [
@@ -124,10 +122,6 @@ class EmbeddingsRequest(_Shaped):
     timeout_ms: Positive | None = Field(None, description="After this time the request fails with 504.")
 
 
-MAX_PREFIXES = 2048
-"""Most vectors of one request for prefixes."""
-
-
 class PrefixesRequest(_Shaped):
     """Body of `POST /v1/embeddings/prefixes`: vectors of beginnings of one text, which is read once."""
 
@@ -192,10 +186,6 @@ class Watch(Strict):
         "model's.",
     )
     threshold: float = Field(ge=-1, le=1, allow_inf_nan=False, description="Cosine similarity at which it triggers.")
-
-
-MAX_WATCHES = 64
-"""Watches of one session."""
 
 
 class SessionOptions(_Shaped):

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from streambed.errors import StorageFull
+from streambed.limits import HISTORY as HISTORY  # so many digests a store keeps
 from streambed.streams.mark import Mark
 
-HISTORY = 1024
-"""How many of the last changes are recognised when they are sent again."""
 DIGEST = 12
 """Bytes of a change's digest."""
 

@@ -1,0 +1,74 @@
+"""Fixed limits that a client can meet, in one table that docs/settings.md prints. What a setting bounds is in `settings`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A row."""
+
+    name: str
+    value: float
+    unit: str
+    meaning: str
+
+
+# Each row gives its value the name by which the code that keeps the limit imports it.
+LIMITS = (
+    Limit("Head of a request", (HEAD_BYTES := 64 << 10), "bytes", "A longer one is answered with 400."),
+    Limit(
+        "Time for a head",
+        (HEAD_SECONDS := 10.0),
+        "seconds",
+        "From the start of a connection, or from the first byte on it after a reply. Then it is closed.",
+    ),
+    Limit("Time for a body", (BODY_SECONDS := 30.0), "seconds", "Then the answer is 400."),
+    Limit(
+        "Body for a session",
+        (SESSION_BODY := 2 << 20),
+        "bytes",
+        "Requests below `/v1/sessions`; `--max-body` counts for all others. The answer is `too_large`.",
+    ),
+    Limit("Body of `POST /playground/key`", (KEY_BODY := 16 << 10), "bytes", "The same."),
+    Limit("Time to read", (READ_SECONDS := 60.0), "seconds", "A client that reads nothing for so long is dropped."),
+    Limit("Inputs", (MAX_INPUTS := 2048), "texts", "Of one request for embeddings, as OpenAI has it."),
+    Limit("Prefixes", (MAX_PREFIXES := 2048), "places", "Of one request for prefix embeddings."),
+    Limit("Watches", (MAX_WATCHES := 64), "watches", "Of one session."),
+    Limit("Event id", (MAX_EVENT_ID := 64), "characters", "Of `event_id`."),
+    Limit(
+        "Frame",
+        (MAX_FRAME_BYTES := 1 << 20),
+        "bytes",
+        "A larger one from a client ends the WebSocket, with close code 1009.",
+    ),
+    Limit(
+        "Events that wait",
+        (MAX_WAITING := 1024),
+        "events",
+        "Of one session, while its text is being changed. One more is refused with `overloaded`.",
+    ),
+    Limit(
+        "Changes that are not on disk",
+        (MAX_UNCOMMITTED := 1024),
+        "changes",
+        "Of one session with `--journal`. One more is refused with `overloaded`.",
+    ),
+    Limit(
+        "Changes that are remembered",
+        (HISTORY := 1024),
+        "changes",
+        "Of one session: so far back a change that is sent again is known to be the same one.",
+    ),
+    Limit(
+        "Events that a client has not read",
+        (MAX_UNSENT := 256),
+        "events",
+        "Of one WebSocket. Until the client reads, no more of its own events are read.",
+    ),
+    Limit("Time to take an event", (STALL_SECONDS := 60.0), "seconds", "Then the WebSocket is dropped."),
+    Limit("Between pings", (PING_SECONDS := 20.0), "seconds", "And so long for the answer to one, on a WebSocket."),
+    Limit("Visit", (VISIT_SECONDS := 12 * 3600), "seconds", "How long the page's cookie stands for a key."),
+    Limit("Visits", (MAX_VISITS := 1024), "visits", "One more ends the one that was unused for longest."),
+)
