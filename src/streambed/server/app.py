@@ -111,7 +111,7 @@ def create_app(
         else:
             more = reference.operation(row, inspect.getdoc(handler) or "")
             app.add_api_route(row.path, handler, methods=[row.method], include_in_schema=row.shown, **more)
-    app.add_exception_handler(RequestError, _on_request_error)
+    app.add_exception_handler(RequestError, _answer)
     app.add_exception_handler(HTTPException, functools.partial(_on_http_exception, Directions(routes)))
     app.add_exception_handler(Exception, _on_bug)
     metrics.expect(routes.lanes())
@@ -123,12 +123,8 @@ def create_app(
     return Head(Proxy(Access(guard, routes, metrics), settings, lambda path: bool(routes.at(path))))
 
 
-async def _on_request_error(request: Request, error: Exception) -> Response:
+async def _answer(request: Request, error: Exception, status: int | None = None) -> Response:
     assert isinstance(error, RequestError)
-    return _answer(request, error)
-
-
-def _answer(request: Request, error: RequestError, status: int | None = None) -> Response:
     note(request.scope, error)
     return error_response(error, status, dialect_of(request.scope))
 
@@ -137,19 +133,19 @@ async def _on_http_exception(directions: Directions, request: Request, error: Ex
     assert isinstance(error, HTTPException)
     path = request.state.path
     if error.status_code == 404:
-        return _answer(request, directions.not_found(path))
+        return await _answer(request, directions.not_found(path))
     if error.status_code == 405 and (methods := directions.methods(path)):
-        response = _answer(request, directions.wrong_method(path, request.method), 405)
+        response = await _answer(request, directions.wrong_method(path, request.method), 405)
         response.headers["Allow"] = ", ".join(methods)
         return response
-    response = _answer(request, InvalidRequest(str(error.detail)), error.status_code)
+    response = await _answer(request, InvalidRequest(str(error.detail)), error.status_code)
     response.headers.update(error.headers or {})
     return response
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
     logger.error("a request failed for a reason of our own: %s", type(error).__name__, exc_info=error)
-    response = _answer(request, Internal("the server failed on this request; its log says why"))
+    response = await _answer(request, Internal("the server failed on this request; its log says why"))
     # Starlette raises the error again and uvicorn closes the connection: a client must not send its next request there.
     response.headers["Connection"] = "close"
     return response

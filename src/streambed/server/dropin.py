@@ -129,8 +129,7 @@ class DropIn:
             nonlocal model
             asked = parse_body(OllamaEmbedRequest, request, body)
             model = asked.model
-            cut = self._cut(asked.options, asked.truncate)
-            return EmbeddingsRequest(input=asked.input, model=self._name(model), dimensions=asked.dimensions, **cut)
+            return self._asking(asked, asked.truncate, input=asked.input, dimensions=asked.dimensions)
 
         def write(asked: EmbeddingsRequest, form: Form, inputs: Inputs, embeddings: list[Embedding]) -> Any:
             return {
@@ -148,9 +147,7 @@ class DropIn:
 
         def read(body: bytes) -> EmbeddingsRequest:
             asked = parse_body(OllamaEmbeddingsRequest, request, body)
-            return EmbeddingsRequest(
-                input=asked.prompt, model=self._name(asked.model), **self._cut(asked.options, True)
-            )
+            return self._asking(asked, True, input=asked.prompt)
 
         return await self._embeddings.embed(request, read, lambda *found: {"embedding": _vectors(*found)[0]})
 
@@ -198,17 +195,19 @@ class DropIn:
         """Ollama's clients put a tag behind a name that has none."""
         return model if model in self._embeddings.names else model.removesuffix(":latest")
 
-    def _cut(self, options: OllamaOptions | None, truncate: bool) -> dict[str, Any]:
-        """Which fields say what becomes of a long text."""
-        kept = options.num_ctx if options is not None else None
+    def _asking(self, asked: _OllamaRequest, truncate: bool, **more: Any) -> EmbeddingsRequest:
+        """The same in our words. truncate: whether what is longer than the window is cut."""
+        kept = asked.options.num_ctx if asked.options is not None else None
         if kept is None or kept >= self._engine.info.max_tokens:
-            return {"long_input": "truncate" if truncate else "error"}
-        if not truncate:
+            more["long_input"] = "truncate" if truncate else "error"
+        elif truncate:
+            more["truncate_prompt_tokens"] = kept
+        else:
             raise InvalidRequest(
                 "num_ctx is less than the window and truncate is false, and only texts beyond the window are refused here",
                 "options.num_ctx",
             )
-        return {"truncate_prompt_tokens": kept}
+        return EmbeddingsRequest(model=self._name(asked.model), **more)
 
 
 def tei_facts(engine: Engine, settings: Settings) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import threading
 import time
@@ -215,18 +216,14 @@ class Embeddings:
         return beginnings
 
     async def _work(self, work: Callable[[], Result], size: int = 0, deadline: float | None = None) -> Result:
-        loop = asyncio.get_running_loop()
-        if size <= LARGE_BODY:
-            return await loop.run_in_executor(self._pool, work)
-        try:  # one at a time, so that short texts always find a thread
-            async with asyncio.timeout(deadline and deadline - time.monotonic()):
-                await self._large.acquire()
-        except TimeoutError:
-            raise DeadlineExceeded("the deadline passed while other large texts were tokenised") from None
-        try:
-            return await loop.run_in_executor(self._pool, work)
-        finally:
-            self._large.release()
+        async with contextlib.AsyncExitStack() as turn:
+            if size > LARGE_BODY:  # one at a time, so that short texts always find a thread
+                try:
+                    async with asyncio.timeout(deadline and deadline - time.monotonic()):
+                        await turn.enter_async_context(self._large)
+                except TimeoutError:
+                    raise DeadlineExceeded("the deadline passed while other large texts were tokenised") from None
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
 
 def _write(asked: EmbeddingsRequest, form: Form, inputs: Inputs, embeddings: list[Embedding]) -> Any:

@@ -201,8 +201,10 @@ class Socket:
         registry = self._registry
         if isinstance(event, SessionCreate):
             self._check_room()
-            values = {name: getattr(event, name) for name in SessionOptions.model_fields}
-            stream = await registry.create(self._owner, SessionOptions.model_construct(**values))
+            options = SessionOptions.model_construct(
+                **{name: getattr(event, name) for name in SessionOptions.model_fields}
+            )
+            stream = await registry.create(self._owner, options)
             self._take(stream, event.event_id, SessionCreated)
             return
         if isinstance(event, SessionResume):
