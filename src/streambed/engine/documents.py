@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from streambed.engine.beginnings import Beginnings
+from streambed.engine.prefix_embeddings import Prefixes
 from streambed.errors import CheckpointError, DeadlineExceeded, TooLarge
 from streambed.model.checkpoint import Checkpoint
 from streambed.text.cuts import check_offsets, cut, token_ends
@@ -127,7 +127,7 @@ class Documents:
         self._check_length(text, "")
         return sentence_ends(text) if every == "sentence" else token_ends(self.splits, text, every)
 
-    def beginnings(self, text: str, offsets: Sequence[int], prompt: str = "") -> Beginnings:
+    def prefixes(self, text: str, offsets: Sequence[int], prompt: str = "") -> Prefixes:
         """The beginnings of a text that end at `offsets`, tokenised.
 
         Raises:
@@ -135,7 +135,7 @@ class Documents:
         """
         self._check_length(text, prompt)
         check_offsets(offsets, len(text))
-        return Beginnings(*cut(self.splits, prompt, text, offsets, self.max_tokens - 1))
+        return Prefixes(*cut(self.splits, prompt, text, offsets, self.max_tokens - 1))
 
     def grow(self, prompt: str, segmented: bool) -> IncrementalTokenizer:
         """The tokens of a text that is still to come. Raises TooLarge where the prompt leaves no room."""

@@ -12,12 +12,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from streambed.arguments import as_every, as_offsets, check_choice, describe
-from streambed.engine.beginnings import Beginnings
 from streambed.engine.compute import Compute
 from streambed.engine.core import Core
 from streambed.engine.documents import Documents
 from streambed.engine.info import EngineInfo
 from streambed.engine.options import EngineOptions
+from streambed.engine.prefix_embeddings import Prefixes
 from streambed.engine.sequence import Embedding, Lane, Task
 from streambed.engine.sequence import Sequence as TokenSequence
 from streambed.engine.session import OVERFLOW, Overflow, Session
@@ -154,9 +154,9 @@ class Engine(Closeable):
         places = documents.places(text, as_every(every)) if offsets is None else as_offsets(offsets)
         if not places:
             return []
-        beginnings = documents.beginnings(text, places, self.prompt(instruction, prompt_name, input_type))
-        vectors = shorten(beginnings.vectors(_results(self.submit_beginnings(beginnings))), dimensions)
-        return [(cut.offset, vector) for cut, vector in zip(beginnings.cuts, vectors, strict=True)]
+        prefixes = documents.prefixes(text, places, self.prompt(instruction, prompt_name, input_type))
+        vectors = shorten(prefixes.vectors(_results(self.submit_prefixes(prefixes))), dimensions)
+        return [(cut.offset, vector) for cut, vector in zip(prefixes.cuts, vectors, strict=True)]
 
     def open_session(
         self,
@@ -223,15 +223,15 @@ class Engine(Closeable):
             for ids in texts
         )
 
-    def submit_beginnings(
-        self, beginnings: Beginnings, *, lane: Lane | None = None, owner: str = "", deadline: float | None = None
+    def submit_prefixes(
+        self, prefixes: Prefixes, *, lane: Lane | None = None, owner: str = "", deadline: float | None = None
     ) -> list[Future[Embedding]]:
         """One pass over the text, with a probe at each beginning. Lane and errors as in `submit_batch`."""
         sequence, now = TokenSequence(owner, transient=True), time.monotonic()
-        many = len(beginnings.passes) > 64 or len(beginnings.cuts) > 4 * self.info.max_batch_tokens
+        many = len(prefixes.passes) > 64 or len(prefixes.cuts) > 4 * self.info.max_batch_tokens
         lane = _lane(lane, many)
         return self._post(
-            Task(sequence, one.ids, one.probes, lane, now, deadline, behind=one.behind) for one in beginnings.passes
+            Task(sequence, one.ids, one.probes, lane, now, deadline, behind=one.behind) for one in prefixes.passes
         )
 
     def evict(self) -> None:

@@ -69,7 +69,7 @@ class Access(Layer):
         if error is None and (status or 0) >= 400:  # of the page's files
             outcome = InvalidRequest.code if (status or 0) < 500 else Internal.code
         method = state.get("method") or scope.get("method", WEBSOCKET)
-        if status in (None, 499):  # nobody was there to hear it
+        if status in (None, 499):  # the client had left
             outcome = "cancelled"
         lane = "stream" if scope["type"] == "websocket" else state.get("lane") or lane
         if scope["type"] == "http":

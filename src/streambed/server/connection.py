@@ -1,4 +1,5 @@
-"""Connections that must do something: uvicorn waits for ever for the head of a request and for a client to read."""
+"""Deadlines that uvicorn lacks: for the head of a request, and for a client to read: uvicorn waits for ever for the head
+of a request and for a client to read."""
 
 from __future__ import annotations
 
@@ -77,7 +78,7 @@ class Connection(H11Protocol):
         self._asking = asyncio.get_running_loop().call_later(ASK_SECONDS, self._ask)
 
     def _ask(self) -> None:
-        """Whether anybody listens. The system of one that does not has answered the last question with a reset."""
+        """Whether the client is still there. If not, its system has answered the last interim response with a reset."""
         if self.transport.is_closing() or self.cycle.response_complete:
             return
         if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):

@@ -1,4 +1,4 @@
-"""Where else to go: what a path leads to, which methods it takes, and which route somebody probably meant."""
+"""Hints for wrong paths: what exists at a path, which methods it takes, and which route somebody probably meant."""
 
 from __future__ import annotations
 
@@ -64,6 +64,6 @@ def _fixed(path: str, template: str) -> tuple[str, str]:
 
 
 def _safe(words: str) -> str:
-    """What clients choose, short and without anything that a log or a page could take for its own."""
+    """A client's path, shortened and without characters that could forge a log line or markup."""
     shown = re.sub(r"[^A-Za-z0-9._~/{}:@+-]", "?", words[:_LONGEST])
     return shown + ("..." if len(words) > _LONGEST else "")

@@ -261,5 +261,5 @@ def _words(error: RequestError, field: str) -> str:
 
 
 def _vectors(asked: EmbeddingsRequest, form: Form, inputs: Inputs, embeddings: list[Embedding]) -> Any:
-    """float32 [texts, dimensions]: none was divided, so each has one."""
+    """float32 [texts, dimensions]: one row a text, since none was divided."""
     return np.ascontiguousarray(form.vectors(np.stack([embedding.vectors[0] for embedding in embeddings])))

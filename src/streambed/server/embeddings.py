@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
-from streambed.engine.beginnings import Beginnings
 from streambed.engine.engine import Engine
+from streambed.engine.prefix_embeddings import Prefixes
 from streambed.engine.sequence import Embedding, Lane
 from streambed.errors import DeadlineExceeded, InvalidRequest, NotFound, TooLarge
 from streambed.limits import MAX_PREFIXES
@@ -76,7 +76,7 @@ class Embeddings:
         read: Callable[[bytes], EmbeddingsRequest],
         write: Callable[[EmbeddingsRequest, Form, Inputs, list[Embedding]], Any],
     ) -> Response:
-        """What `write` says of the vectors that `read` finds asked for in the body; both run off the event loop."""
+        """Reads the body by `read`, computes, and writes the reply by `write`; both run off the event loop."""
 
         def prepare(asked: EmbeddingsRequest, expired: Callable[[], bool]) -> Inputs:
             inputs = read_inputs(self._engine, self._settings, asked, expired)
@@ -91,20 +91,20 @@ class Embeddings:
     async def prefixes(self, request: Request) -> Response:
         """Embeds beginnings of one text, which is read once. Each vector is that of the beginning on its own."""
 
-        def write(asked: PrefixesRequest, form: Form, beginnings: Beginnings, embeddings: list[Embedding]) -> Any:
-            vectors = form.vectors(beginnings.vectors(embeddings))
+        def write(asked: PrefixesRequest, form: Form, prefixes: Prefixes, embeddings: list[Embedding]) -> Any:
+            vectors = form.vectors(prefixes.vectors(embeddings))
             data: list[dict[str, Any]] = []
             before = offset = 0
-            for index, (cut, vector) in enumerate(zip(beginnings.cuts, vectors, strict=True)):
+            for index, (cut, vector) in enumerate(zip(prefixes.cuts, vectors, strict=True)):
                 offset += count(asked.input[before : cut.offset], asked.offset_unit)
                 before = cut.offset
                 item = {"object": "embedding", "index": index, "offset": offset, "tokens": cut.num_tokens + 1}
                 data.append(item | form.encode(vector))
             # Each token is computed once, and each end token.
-            return _reply(asked, data, len(beginnings.ids) + len(beginnings.cuts), embeddings)
+            return _reply(asked, data, len(prefixes.ids) + len(prefixes.cuts), embeddings)
 
         read = functools.partial(parse_body, PrefixesRequest, request)
-        return await self._answer(request, read, self._cut, self._engine.submit_beginnings, write)
+        return await self._answer(request, read, self._cut, self._engine.submit_prefixes, write)
 
     async def _answer(
         self,
@@ -193,7 +193,7 @@ class Embeddings:
         if model not in self.names:
             raise NotFound(f"no such model here; this server has {', '.join(self.names)}", "model")
 
-    def _cut(self, asked: PrefixesRequest, expired: Callable[[], bool]) -> Beginnings:
+    def _cut(self, asked: PrefixesRequest, expired: Callable[[], bool]) -> Prefixes:
         engine, text, unit = self._engine, asked.input, asked.offset_unit
         if asked.offsets is not None and "every" in asked.model_fields_set:
             raise InvalidRequest("every and offsets exclude each other; give one of them", "offsets")
@@ -209,11 +209,11 @@ class Embeddings:
                 raise InvalidRequest(
                     f"these are {len(offsets):,} places; at most {MAX_PREFIXES:,} are allowed", "every"
                 )
-            beginnings = engine.documents.beginnings(text, offsets, prompt)
+            prefixes = engine.documents.prefixes(text, offsets, prompt)
         except TooLarge as error:
             raise TooLarge(error.message, "input") from None
-        beginnings.passes  # noqa: B018 - computed here, off the event loop
-        return beginnings
+        prefixes.passes  # noqa: B018 - computed here, off the event loop
+        return prefixes
 
     async def _work(self, work: Callable[[], Result], size: int = 0, deadline: float | None = None) -> Result:
         async with contextlib.AsyncExitStack() as turn:

@@ -32,11 +32,11 @@ class Health:
         self._created = int(time.time())
 
     async def live(self, request: Request) -> Response:
-        """The event loop turns."""
+        """`GET /livez`: answers if the event loop runs."""
         return Json({"status": "ok"})
 
     async def ready(self, request: Request) -> Response:
-        """The engine takes work and gets it done."""
+        """`GET /readyz`: whether the engine takes work and completes it."""
         if not self._engine.ready:
             raise NotReady("the engine does not take work")
         if self._engine.stats().last_progress_s > WATCHDOG_SECONDS:

@@ -16,7 +16,7 @@ PLACES = {
     "openapi": "/openapi.json",
     "page": "/playground/",
 }
-"""The same for everybody; nothing of what is served."""
+"""The same for everybody: it tells nothing about the model."""
 _HEADERS = {"Vary": "Accept", "Cache-Control": "no-cache"}
 
 

@@ -18,9 +18,9 @@ class Inputs:
     """What a request asks for, in its order."""
 
     documents: list[Document]
-    """One without segments is of an empty text, of which nothing is computed."""
+    """A document without segments is an empty text: nothing is computed for it."""
     hashes: list[list[str | None]] | None
-    """Of each document's segments; None where nobody asks for them."""
+    """Hashes of each document's segments; None if not asked for."""
     known: frozenset[str]
 
     def is_known(self, document: int, segment: int) -> bool:

@@ -66,7 +66,7 @@ def _read(path: Path) -> str:
 
 
 def _write(path: Path, key: str) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600, by mkstemp's word
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mkstemp makes it with mode 0600
     try:
         with open(descriptor, "w") as file:
             file.write(f"{key}\n")

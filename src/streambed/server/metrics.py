@@ -53,7 +53,7 @@ Stage = Literal["queue", "tokenize", "compute", "serialize", "total"]
 Series = TypeVar("Series", Counter, Histogram)
 Family = TypeVar("Family", CounterMetricFamily, GaugeMetricFamily)
 OTHER = "other"
-"""Route of what is no route."""
+"""Label for requests that match no route."""
 
 
 class Metrics:
@@ -90,8 +90,8 @@ class Metrics:
             _expect(self._requests, (route,), each, OUTCOMES)
 
     def watch(self, engine: Engine, registry: Registry, sockets: Any, threshold: float) -> None:
-        """Has scrapes ask these how they stand, and the engine tell of its steps. threshold: of `/readyz`."""
-        self.registry.register(_Standing(engine, registry, sockets, threshold))
+        """Registers these for scrapes, and itself for the engine's steps. threshold: of `/readyz`."""
+        self.registry.register(_Present(engine, registry, sockets, threshold))
         engine.compute.step_listeners.append(self._step)
 
     # What happens
@@ -126,7 +126,7 @@ class Metrics:
         self._entries.labels("refused").inc(refused)
 
     def unwatch(self, engine: Engine) -> None:
-        """The server ends; the engine may go on."""
+        """Unregisters; the engine may go on."""
         engine.compute.step_listeners.remove(self._step)
 
     def _step(self, report: StepReport) -> None:
@@ -145,8 +145,8 @@ def _expect(metric: Series, *values: Iterable[str]) -> Series:
     return metric
 
 
-class _Standing(Collector):
-    """How things stand, asked at a scrape. Never waits for a step."""
+class _Present(Collector):
+    """Present values, read at a scrape. Never waits for a step."""
 
     def __init__(self, engine: Engine, registry: Registry, sockets: Any, threshold: float) -> None:
         self._engine = engine

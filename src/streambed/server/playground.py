@@ -55,7 +55,7 @@ class Visits:
         return name
 
     def owner(self, cookies: str) -> str | None:
-        """Whose visit a Cookie header names, if any."""
+        """The owner of the visit that a Cookie header names, if any."""
         owner, end = self._visits.get(_name(cookies), ("", 0.0))
         if time.monotonic() >= end:
             return None

@@ -42,7 +42,7 @@ class Proxy(Layer):
         await self._app(scope, receive, send)
 
     def _without(self, prefix: str, path: str) -> str:
-        """The path that the server knows: with a prefix such as `/v1` it may be either."""
+        """The path inside the server. With a prefix such as `/v1` a path can be meant with it or without it."""
         if path != prefix and not path.startswith(f"{prefix}/"):
             return path
         bare = path.removeprefix(prefix) or "/"

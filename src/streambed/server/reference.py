@@ -89,7 +89,7 @@ class Reference:
 
 
 class ReferenceFiles(Page):
-    """What the viewer consists of."""
+    """Serves a file of the viewer."""
 
     def __init__(self) -> None:
         super().__init__(FILES)

@@ -81,7 +81,7 @@ class Outbox:
         return slot, event
 
     def sent(self) -> None:
-        """What was taken is sent."""
+        """Marks the event that was taken as sent."""
         if not self._events:
             self._empty.set()
 
@@ -104,7 +104,7 @@ class Socket:
         self._settings = settings
         self._owner: str = websocket.state.owner
         self._streams: dict[str, HostedStream] = {}
-        """Those that it holds, and perhaps some that another socket has taken."""
+        """Sessions that it holds; some may have been taken by another socket meanwhile."""
         self._outbox = Outbox()
         self._leaving: asyncio.Future[tuple[Literal["draining", "idle", "lifetime"], int]]
         self._leaving = asyncio.get_running_loop().create_future()
@@ -123,12 +123,12 @@ class Socket:
         return {id: stream for id, stream in self._streams.items() if stream.holder is self}
 
     def leave(self, reason: Literal["draining", "idle", "lifetime"], code: int) -> None:
-        """Has the socket say farewell and close."""
+        """Sends `session.closed` for each session, then closes."""
         if not self._leaving.done():
             self._leaving.set_result((reason, code))
 
     async def serve(self) -> None:
-        """Until the client or the server has enough."""
+        """Runs until the client or the server ends it."""
         await self._websocket.accept(chosen(self._websocket.scope))
         reading = asyncio.create_task(self._read())
         writing = asyncio.create_task(self._write())
@@ -144,7 +144,7 @@ class Socket:
         except WebSocketDisconnect:
             pass
         except TimeoutError:
-            self.abort()  # it takes nothing, and would not take a farewell either
+            self.abort()  # it does not read, so it would not read `session.closed` either
         finally:
             for stream in list(self._streams.values()):
                 stream.detach(self)
@@ -174,7 +174,7 @@ class Socket:
             if message["type"] == "websocket.disconnect":
                 return
             await self._receive(message.get("text"))
-            await asyncio.sleep(0)  # hundreds of frames may have come in one piece; others' turn
+            await asyncio.sleep(0)  # hundreds of frames may have come in one piece; lets others run
 
     async def _receive(self, text: str | None) -> None:
         session = event_id = None
@@ -188,7 +188,7 @@ class Socket:
             event = parse_event(value, [] if self._settings.ignore_unknown_fields else None)
             kind = event.type
             await self._handle(event)
-            if not isinstance(event, InputText | EmbeddingCreate | SessionUpdate):  # those are counted in their turn
+            if not isinstance(event, InputText | EmbeddingCreate | SessionUpdate):  # those are counted when they run
                 self._observer.event(kind, "ok")
         except Exception as error:
             if not isinstance(error, RequestError):

@@ -1,4 +1,4 @@
-"""A key in `Sec-WebSocket-Protocol`: of a handshake's head, scripts in browsers choose nothing but that.
+"""A key in `Sec-WebSocket-Protocol`: the only header of a handshake that a script in a browser can set.
 
 A page offers `streambed`, and beside it `streambed-api-key.` with the key in base64url. The answer takes `streambed`.
 """

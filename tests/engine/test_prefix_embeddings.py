@@ -33,8 +33,8 @@ share = st.floats(0, 1)
 
 
 def each_alone(engine: Engine, text: str, offsets: list[int], instruction: str | None) -> np.ndarray:
-    beginnings = [text[:offset] for offset in offsets]
-    return engine.embed([*beginnings, "another, so that none is kept"], instruction=instruction)[:-1]
+    prefixes = [text[:offset] for offset in offsets]
+    return engine.embed([*prefixes, "another, so that none is kept"], instruction=instruction)[:-1]
 
 
 def agree(found: list[tuple[int, np.ndarray]], wanted: np.ndarray) -> None:
@@ -121,9 +121,9 @@ def test_bad_arguments(small_engine: Engine) -> None:
 def test_many_places_are_not_many_texts_of_waiting_work(open_engine: Callable[..., Engine]) -> None:
     """A place inside a word is a task of its own, and counts for what it adds."""
     engine = open_engine()
-    beginnings = engine.documents.beginnings("extraordinarily misunderstood " * 20, list(range(5, 500, 3)))
-    works = sum(len(one.ids) - one.behind + len(one.probes) for one in beginnings.passes)
-    assert works <= len(beginnings.ids) + 8 * len(beginnings.cuts)
+    prefixes = engine.documents.prefixes("extraordinarily misunderstood " * 20, list(range(5, 500, 3)))
+    works = sum(len(one.ids) - one.behind + len(one.probes) for one in prefixes.passes)
+    assert works <= len(prefixes.ids) + 8 * len(prefixes.cuts)
 
 
 def test_sessions_go_on_beside(small_engine: Engine) -> None:

@@ -26,7 +26,7 @@ class Pass(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Beginnings:
+class Prefixes:
     """A text's tokens, and the places where its beginnings are embedded.
 
     Where a place falls between two tokens of the text, its probe runs in the one pass over them. Where it falls inside one
