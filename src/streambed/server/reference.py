@@ -66,7 +66,6 @@ class Reference:
         }
         if row.body is not None:
             schema = row.body.model_json_schema(ref_template="#/components/schemas/{model}")
-            self._schemas |= schema.pop("$defs", {})  # where references find them
             extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
         if self._keyed and row.open:
             extra["security"] = []
@@ -80,6 +79,9 @@ class Reference:
     async def document(self, request: Request) -> Response:
         """The OpenAPI document."""
         document = {**self._app.openapi(), "components": {"schemas": self._schemas}}
+        for operation in (each for operations in document["paths"].values() for each in operations.values()):
+            for content in operation.get("requestBody", {}).get("content", {}).values():
+                self._schemas |= content["schema"].pop("$defs", {})  # where references find them
         if self._keyed:
             document["components"]["securitySchemes"] = {"key": _SCHEME}
             document["security"] = [{"key": []}]
