@@ -12,6 +12,7 @@ from streambed.engine.sequence import Sequence
 from streambed.errors import SettingsError
 from streambed.model.checkpoint import Qwen3Config
 from streambed.model.cpu.device import CPU
+from streambed.model.device import Memory
 from streambed.model.stock.device import Stock
 from streambed.model.stock.slab import Slab
 
@@ -154,7 +155,7 @@ def test_too_little_is_refused_at_the_start() -> None:
 
 def test_systems_that_do_not_say_how_much_memory_they_have(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_memory() > 0
-    assert choose_memory(4000) == 1000
+    assert choose_memory(Memory(4000, 9000, 0)) == 1000
     monkeypatch.setattr(core, "usable_memory", lambda: None)
     with pytest.raises(SettingsError, match=r"^kv_memory is needed"):
         choose_memory()

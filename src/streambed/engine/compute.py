@@ -12,6 +12,7 @@ from typing import Protocol
 from streambed.engine.sequence import Sequence as TokenSequence
 from streambed.engine.sequence import Task
 from streambed.engine.stats import EngineStats, StepReport
+from streambed.model.device import Memory
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,9 @@ class Compute(Protocol):
 
     def stats(self) -> EngineStats:
         """Counters and gauges; never waits for a step."""
+
+    def memory(self) -> Memory | None:
+        """Of the device, if it has its own. Raises RuntimeError where it does not answer."""
 
     def close(self, timeout: float | None = None) -> None:
         """Ends after the step in progress; whoever still waits gets NotReady."""

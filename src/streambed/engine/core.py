@@ -21,6 +21,7 @@ from streambed.errors import Internal, NotReady, Overloaded, SettingsError
 from streambed.machine import usable_memory
 from streambed.model.checkpoint import Checkpoint
 from streambed.model.choice import open_device
+from streambed.model.device import Memory
 from streambed.process import ProcessBound
 
 logger = logging.getLogger(__name__)
@@ -38,8 +39,8 @@ class Core(ProcessBound):
 
     def __init__(self, checkpoint: Checkpoint, options: EngineOptions, end_id: int) -> None:
         """Loads the weights and starts the thread. Raises CheckpointError, SettingsError."""
-        self._device, own_memory = open_device(checkpoint, options.device, options.dtype)
-        kv_memory = options.kv_memory or choose_memory(own_memory)
+        self._device = open_device(checkpoint, options.device, options.dtype)
+        kv_memory = options.kv_memory or choose_memory(self._device.memory())
         self._prefixes = PrefixCache()
         self._kv = KVMemory(self._device, checkpoint.window, kv_memory, self._prefixes.remove)
         budget = StepBudget(options.max_batch_tokens)
@@ -152,6 +153,10 @@ class Core(ProcessBound):
                 kv_bytes=self._kv.used,
                 last_progress_s=0.0 if idle else now - self._progress,
             )
+
+    def memory(self) -> Memory | None:
+        """As `Compute.memory`."""
+        return self._device.memory()
 
     def close(self, timeout: float | None = None) -> None:
         """As `Compute.close`. timeout: seconds to wait for the thread."""
@@ -279,10 +284,10 @@ class Core(ProcessBound):
                 call.set_exception(error)
 
 
-def choose_memory(of_device: int | None = None) -> int:
+def choose_memory(own: Memory | None = None) -> int:
     """Bytes for KV by default: a quarter of what the machine has, or its container, or the device of its own. Raises
     SettingsError where the system does not say."""
-    memory = usable_memory() if of_device is None else of_device
+    memory = usable_memory() if own is None else own.free
     if memory is None:
         raise SettingsError("is needed: this system does not say how much memory it has", "kv_memory")
     return memory // 4

@@ -16,12 +16,10 @@ DEVICES: dict[str, type[Stock]] = {"cpu": CPU, "cuda": CUDA, "mps": Stock}
 """By PyTorch's names. `mps`, Apple's GPU, is for those who try it: we have not run it."""
 
 
-def open_device(checkpoint: Checkpoint, device: str, dtype: str) -> tuple[Device, int | None]:
-    """The device, still without the checkpoint's weights, and the bytes of its own memory that are free; None where it uses
-    the machine's. Raises SettingsError."""
+def open_device(checkpoint: Checkpoint, device: str, dtype: str) -> Device:
+    """The device, still without the checkpoint's weights. Raises SettingsError."""
     where = choose_device(device)
-    chosen = DEVICES[where.type](checkpoint.config, where, choose_dtype(dtype, where, checkpoint.is_builtin))
-    return chosen, int(torch.cuda.mem_get_info(where)[0]) if where.type == "cuda" else None
+    return DEVICES[where.type](checkpoint.config, where, choose_dtype(dtype, where, checkpoint.is_builtin))
 
 
 def choose_device(device: str) -> torch.device:

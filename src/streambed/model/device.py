@@ -63,6 +63,15 @@ def blank_batch(rows: int, window: int) -> Batch:
     return Batch([Part([0] * (size - 1), 0, (size - 1,), None) for size in sizes], [])
 
 
+class Memory(NamedTuple):
+    """Bytes of memory that a device has of its own."""
+
+    free: int
+    total: int
+    reserved: int
+    """By this process."""
+
+
 class Device(Protocol):
     """A network on hardware. Loaded and used by one thread."""
 
@@ -78,6 +87,9 @@ class Device(Protocol):
     """Batches that cost up to so many rows run on one thread."""
     padding: int
     """Padding rows computed so far."""
+
+    def memory(self) -> Memory | None:
+        """None where it uses the machine's."""
 
     def load(self, checkpoint: Checkpoint, end_id: int) -> str:
         """Loads the weights; returns the digest of config and weights. end_id: the token of probes. Raises

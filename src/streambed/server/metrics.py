@@ -206,9 +206,7 @@ def _memory(engine: Engine) -> Iterator[GaugeMetricFamily]:
     names = {"total": "MemTotal", "available": "MemAvailable"}
     host = {kind: sizes[name] for kind, name in names.items() if name in sizes}  # not on every platform
     yield _gauges("host_memory_bytes", "Memory of the machine.", "kind", host)
-    if engine.info.device.startswith("cuda"):
-        with contextlib.suppress(RuntimeError):  # a broken device is for /readyz to tell, and the rest is wanted then
-            free, total = torch.cuda.mem_get_info(torch.device(engine.info.device))
-            reserved = torch.cuda.memory_reserved(engine.info.device)
-            gpu = {"total": total, "used": total - free, "reserved": reserved}
+    with contextlib.suppress(RuntimeError):  # a broken device is for /readyz to tell, and the rest is wanted then
+        if (memory := engine.compute.memory()) is not None:
+            gpu = {"total": memory.total, "used": memory.total - memory.free, "reserved": memory.reserved}
     yield _gauges("gpu_memory_bytes", "Memory of the accelerator, if one is used.", "kind", gpu)

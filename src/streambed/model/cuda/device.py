@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from streambed.model.device import Memory
 from streambed.model.qwen3 import Operators
 from streambed.model.stock.device import Stock
 from streambed.model.stock.linear import Linear
@@ -24,6 +25,10 @@ class CUDA(Stock):
 
     fused = True
     operators = Operators(Linear, rms_norm)
+
+    def memory(self) -> Memory:
+        free, total = torch.cuda.mem_get_info(self._device)
+        return Memory(free, total, torch.cuda.memory_reserved(self._device))
 
     def _kernels(self) -> AbstractContextManager[None]:
         # All but cuDNN's, which compiles a plan for each new shape, and a text that grows has a new one at every append

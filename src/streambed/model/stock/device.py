@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from streambed.model.checkpoint import Checkpoint, Qwen3Config
-from streambed.model.device import Batch, Vectors
+from streambed.model.device import Batch, Memory, Vectors
 from streambed.model.qwen3 import Operators, Qwen3, rms_norm
 from streambed.model.stock.attention import Span, attend, plan
 from streambed.model.stock.linear import Linear
@@ -43,6 +43,10 @@ class Stock:
     def multiplies(self) -> bool:
         """Whether plain products beat the fused kernel where rows are many."""
         return not self.fused
+
+    def memory(self) -> Memory | None:
+        """As `Device.memory`."""
+        return None
 
     def load(self, checkpoint: Checkpoint, end_id: int) -> str:
         """As `Device.load`."""
