@@ -1629,7 +1629,7 @@ class Typist:
             assert cosine(vector(event), np.array(expected[text]["embedding"])) >= 0.99999, text
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     language=st.sampled_from(LANGUAGES),
     unit=st.sampled_from(tuple(UNITS)),

@@ -2410,5 +2410,5 @@ class Sessions(RuleBasedStateMachine):
             assert asked(self.automatic) == self.log.text
 
 
-Sessions.TestCase.settings = settings(max_examples=250, stateful_step_count=50, report_multiple_bugs=False)
+Sessions.TestCase.settings = settings(max_examples=150, stateful_step_count=50, report_multiple_bugs=False)
 test_sessions = Sessions.TestCase

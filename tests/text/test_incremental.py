@@ -62,14 +62,14 @@ def check(splits: Splits, prompt: str, changes: list[tuple[str, float, float, st
 PROMPTS = ["", "Instruct: Find it\nQuery:"]
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(changes=edits(), prompt=st.sampled_from(PROMPTS))
 def test_any_edits_qwen(qwen_splits: Splits, changes: list[tuple[str, float, float, str]], prompt: str) -> None:
     assert qwen_splits.exact
     check(qwen_splits, prompt, changes)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(changes=edits(), prompt=st.sampled_from(PROMPTS))
 def test_any_edits_builtin(builtin_splits: Splits, changes: list[tuple[str, float, float, str]], prompt: str) -> None:
     assert builtin_splits.exact

@@ -125,7 +125,7 @@ HEADS = [(4, 2), (4, 1), (4, 4), (6, 3), (1, 1)]
     st.integers(0, 9),
     st.booleans(),
 )
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_any_mix_of_sequences(
     mix: list[Sequence], heads: tuple[int, int], dtype: torch.dtype, seed: int, backwards: bool
 ) -> None:
