@@ -9,10 +9,8 @@ const isHigh = (unit) => unit >= 0xd800 && unit <= 0xdbff;
 const isLow = (unit) => unit >= 0xdc00 && unit <= 0xdfff;
 
 /**
- * The one smallest range that makes `after` of `before`; never cuts a surrogate pair.
- * @param {string} before
- * @param {string} after
- * @returns {Change | null} null where they are equal
+ * The one smallest range that makes `after` of `before`; never cuts a surrogate pair. Null where they are equal.
+ * @param {string} before @param {string} after @returns {Change | null}
  */
 export function difference(before, after) {
   if (before === after) return null;
@@ -27,21 +25,12 @@ export function difference(before, after) {
   return { start, end: before.length - tail, text: after.slice(start, after.length - tail) };
 }
 
-/**
- * @param {string} text
- * @param {Change} change
- * @returns {string}
- */
+/** @param {string} text @param {Change} change @returns {string} */
 export function applied(text, change) {
   return text.slice(0, change.start) + change.text + text.slice(change.end);
 }
 
-/**
- * The first characters of a text, so many at most; never cuts a surrogate pair.
- * @param {string} text
- * @param {number} most
- * @returns {string}
- */
+/** The first characters, never half a pair. @param {string} text @param {number} most @returns {string} */
 export function beginning(text, most) {
   return text.slice(0, most < text.length && isHigh(text.charCodeAt(most - 1)) ? most - 1 : most);
 }

@@ -12,7 +12,7 @@ const LOST = new Set(["revision_conflict", "revision_gap", "offset_conflict", "o
  * @property {number} revision
  * @property {number} offset
  * @property {number | undefined} drift
- * @property {{prompt_tokens: number, cached_tokens: number, computed_tokens: number}} usage
+ * @property {Record<string, number>} usage
  * @property {number} serverMs
  * @property {number} tripMs from the input event to the reply; NaN where no keystroke asked for it
  */
@@ -22,10 +22,10 @@ const LOST = new Set(["revision_conflict", "revision_gap", "offset_conflict", "o
  * @property {(embedding: Embedding) => void} embedded
  * @property {(revision: number, offset: number) => void} acknowledged
  * @property {(watch: string, score: number, offset: number) => void} triggered
- * @property {(words: string) => void} attached and what became of the session, if anything
+ * @property {(words: string) => void} attached
  * @property {(kind: "overloaded" | "refused", words: string) => void} held
- * @property {() => void} flowing again
- * @property {() => void} asleep until the next change
+ * @property {() => void} flowing
+ * @property {() => void} asleep
  * @property {(words: string) => void} watchRefused
  */
 
@@ -103,7 +103,7 @@ export class Stream {
     this.#attached = this.#held = false;
     this.#openId = this.#updateId = "";
     this.#watched = null;
-    this.#asked.clear(); // what is sent later was not waited for since its keystroke
+    this.#asked.clear();
     this.#localAt = NaN;
     clearTimeout(this.#retry);
     clearInterval(this.#pulse);
@@ -160,7 +160,7 @@ export class Stream {
   }
 
   #open() {
-    if (this.#openId) return; // each change to a lost session says that it is lost
+    if (this.#openId) return;
     this.#openId = this.#id();
     if (this.#session) {
       const { id, token } = this.#session;
@@ -197,7 +197,7 @@ export class Stream {
     this.#connection.proved();
     this.#listener.attached(words);
     this.#listener.acknowledged(this.#base.revision, event.offset);
-    this.watch(this.#watches); // they may have changed meanwhile
+    this.watch(this.#watches);
     this.#sync();
   }
 
@@ -213,7 +213,7 @@ export class Stream {
 
   #closedBy(reason) {
     if (["expired", "closed", "taken_over"].includes(reason)) return this.#beginAgain();
-    this.closed(); // the socket ends too, and the next one resumes
+    this.closed();
     if (reason !== "idle") return;
     this.#sleeping = true;
     this.#connection.stop();
@@ -244,7 +244,7 @@ export class Stream {
     const most = Math.floor((this.#limits.max_frame_bytes - 1024) / 6); // JSON writes a character in up to six bytes
     const text = beginning(change.text, most);
     const inFlight = this.#pending.reduce((sum, each) => sum + each.event.text.length, 0);
-    if (this.#pending.length && inFlight + text.length > this.#credit) return; // the next acknowledgement comes here again
+    if (this.#pending.length && inFlight + text.length > this.#credit) return;
     const event = {
       ...this.#eventOf({ ...change, text }, sent),
       event_id: this.#id(),
@@ -254,7 +254,7 @@ export class Stream {
     this.#asked.set(event.base_revision + 1, this.#localAt);
     this.#send(event);
     this.#listen();
-    if (text !== change.text) return this.#sync(); // what the frame had no room for is a change of its own
+    if (text !== change.text) return this.#sync(); // the rest comes later
     this.#localAt = NaN;
   }
 
