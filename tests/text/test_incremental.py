@@ -177,19 +177,18 @@ def other_pipelines() -> list[dict[str, object]]:
     ]
 
 
-@pytest.mark.parametrize("definition", other_pipelines())
+@pytest.fixture(scope="module", params=other_pipelines(), ids=["normalizer", "split", "merges", "word", "spaces"])
+def other_splits(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Splits:
+    file = tmp_path_factory.mktemp("other") / "tokenizer.json"
+    file.write_text(json.dumps(request.param))
+    return Splits(Tokenizer(file))
+
+
 @settings(max_examples=6)
 @given(changes=edits())
-def test_unknown_pipelines_fall_back(
-    tmp_path_factory: pytest.TempPathFactory,
-    definition: dict[str, object],
-    changes: list[tuple[str, float, float, str]],
-) -> None:
-    file = tmp_path_factory.mktemp("other") / "tokenizer.json"
-    file.write_text(json.dumps(definition))
-    splits = Splits(Tokenizer(file))
-    assert not splits.exact
-    check(splits, "", changes)
+def test_unknown_pipelines_fall_back(other_splits: Splits, changes: list[tuple[str, float, float, str]]) -> None:
+    assert not other_splits.exact
+    check(other_splits, "", changes)
 
 
 def test_an_edit_resumes_near_its_place(qwen_splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
