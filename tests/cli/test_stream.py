@@ -430,6 +430,7 @@ def test_text_beyond_the_window_is_told(terminal: OpenTerminal) -> None:
     assert "tokens; the limit is" in here.read()
 
 
+@pytest.mark.slow
 def test_a_long_text_is_piped_in_segments(live: Live, tmp_path: Path) -> None:
     words = " ".join(f"word{number % 90}." if number % 7 == 0 else f"word{number % 90}" for number in range(900))
     command = [sys.executable, "-m", "streambed", "stream", "--url", live.url, "--overflow", "segment"]

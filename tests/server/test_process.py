@@ -155,6 +155,7 @@ def test_from_start_to_end(run: Run, tiny_checkpoint: Path) -> None:
     assert "request in progress" not in process.output, "text is never logged"
 
 
+@pytest.mark.slow
 def test_kill_leaves_nothing_behind(run: Run, tiny_checkpoint: Path) -> None:
     """After kill -9 the same command starts on the same port at once; SIGINT ends it as SIGTERM does."""
     files = {path: path.stat().st_mtime_ns for path in tiny_checkpoint.rglob("*")}

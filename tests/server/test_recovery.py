@@ -414,6 +414,7 @@ def limit(process: Process, size: int) -> None:
     resource.prlimit(process.process.pid, resource.RLIMIT_FSIZE, (size, most))
 
 
+@pytest.mark.slow
 def test_full_disk(serving: Serve, journal: Path) -> None:
     """Changes are refused, nothing of them is applied, and all else goes on; with room again, so do they."""
     process = serving().ready()
@@ -775,6 +776,7 @@ def test_erased(serving: Serve, journal: Path) -> None:
             assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
 
 
+@pytest.mark.slow
 def test_drain(serving: Serve) -> None:
     """SIGTERM says where to go on, and there it does, for who has the key and the token."""
     keys = ("--api-key", "key-one", "--api-key", "key-two")

@@ -365,7 +365,7 @@ def test_two_sockets_fight_over_a_session(servers: Servers, engine: Engine) -> N
 # Many
 
 
-@pytest.mark.parametrize("budget", [256 << 20, 1 << 20], ids=["roomy", "tight"])
+@pytest.mark.parametrize("budget", [pytest.param(256 << 20, marks=pytest.mark.slow), 1 << 20], ids=["roomy", "tight"])
 def test_two_hundred_sessions(
     servers: Servers,
     engine: Engine,
