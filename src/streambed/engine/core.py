@@ -39,6 +39,7 @@ class Core(ProcessBound):
 
     def __init__(self, checkpoint: Checkpoint, options: EngineOptions, end_id: int) -> None:
         """Loads the weights and starts the thread. Raises CheckpointError, SettingsError."""
+        assert checkpoint.pipeline.causal, "the KV of a text serves every longer one"
         self._device = open_device(checkpoint, options.device, options.dtype)
         kv_memory = options.kv_memory or choose_memory(self._device.memory())
         self._prefixes = PrefixCache()

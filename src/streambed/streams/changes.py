@@ -109,11 +109,6 @@ class Changes:
         self._tokens = text.num_tokens
 
     @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to embed."""
-        return self._text.offset == self._text.start
-
-    @property
     def place(self) -> dict[str, Any]:
         """`segment` and `start` of what grows, as acknowledged; nothing where the text goes on in no segments."""
         return {"segment": self.acknowledged.segment, "start": self.acknowledged.start} if self._segmented else {}
