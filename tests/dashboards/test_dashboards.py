@@ -10,12 +10,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from streambed import Engine
+from streambed.model.device import Memory
 from streambed.server.metrics import OUTCOMES, _memory
 from streambed.settings import Settings
 from tests.server.conftest import Servers
@@ -75,11 +75,9 @@ def exposed(shared_tiny_engine: Engine, tmp_path_factory: pytest.TempPathFactory
     """What a server exposes before its first request, and what it adds where it computes on a GPU."""
     servers = Servers()
     live = servers.start(shared_tiny_engine, Settings(journal=str(tmp_path_factory.mktemp("metrics") / "journal")))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 30, 2 << 30))
-        patch.setattr(torch.cuda, "memory_reserved", lambda device: 1 << 29)
-        gpu: Any = SimpleNamespace(info=SimpleNamespace(device="cuda:0"))
-        series = collect(_memory(gpu))
+    memory = Memory(free=1 << 30, total=2 << 30, reserved=1 << 29)
+    gpu: Any = SimpleNamespace(compute=SimpleNamespace(memory=lambda: memory))
+    series = collect(_memory(gpu))
     series |= collect(text_string_to_metric_families(live.client.get("/metrics").text)) | {"up": {}}
     yield series
     servers.stop()
