@@ -24,7 +24,7 @@ FROM build AS build-server
 ARG TORCH_INDEX=
 COPY constraints.txt ./
 # Torch first and alone: a layer of its own, which a change of the source leaves as it is.
-RUN --mount=type=secret,id=pip,target=/etc/pip.conf pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$(grep ^torch== constraints.txt)"
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$(while read -r line; do case $line in torch==*) echo "$line" ;; esac; done < constraints.txt)"
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf pip install --constraint constraints.txt '.[server]'
