@@ -6,16 +6,19 @@ import asyncio
 import contextlib
 import threading
 import time
+from types import SimpleNamespace
 
 import httpx
 import pytest
 import uvicorn
 import websockets.exceptions
+from websockets.protocol import State
+from websockets.server import ServerProtocol
 
 from streambed import Engine
 from streambed.server import connection
 from streambed.server.app import create_app
-from streambed.server.connection import Connection
+from streambed.server.connection import Connection, WebSocketConnection
 from streambed.settings import Settings
 from tests.server.conftest import Serve, Servers, read_all, until
 from tests.server.test_socket import open_peer
@@ -170,3 +173,16 @@ def test_who_reads_nothing_does_not_hold_up_the_end(tiny_engine: Engine) -> None
         ending.start()
         ending.join(30)
         assert not ending.is_alive()
+
+
+def test_the_end_of_a_server_closes_a_socket_that_is_closing() -> None:
+    """The client has said goodbye and TLS waits for its last word: another close frame is not to be had."""
+    closed: list[bool] = []
+    socket = object.__new__(WebSocketConnection)
+    socket.handshake_complete, socket.close_sent = True, False
+    socket.conn = ServerProtocol(state=State.CLOSING)
+    socket.transport = SimpleNamespace(close=lambda: closed.append(True))  # type: ignore[assignment]
+    socket.queue, socket.close_timer = asyncio.Queue(), None
+    socket.stop_keepalive = lambda: None  # type: ignore[method-assign]
+    socket.shutdown()
+    assert closed

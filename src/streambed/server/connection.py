@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.protocol import State
 
 if TYPE_CHECKING:
     from websockets.http11 import Request
@@ -196,6 +197,14 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         if self.close_timer is not None:
             self.close_timer.cancel()
         self.close_timer = self.loop.call_later(IDLE_SECONDS, self.transport.close)
+
+    def shutdown(self) -> None:
+        """As uvicorn's, which raises where a socket is closing already, and so ends in no order."""
+        if self.handshake_complete and self.conn.state is not State.OPEN:
+            self.stop_keepalive()
+            self.transport.close()
+        else:
+            super().shutdown()
 
     def keepalive_timeout(self) -> None:
         super().keepalive_timeout()
