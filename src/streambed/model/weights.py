@@ -84,9 +84,11 @@ def load_network(
                 for name in names
                 if reader.has(f"{name}.bias")
             ]
-            # Never keep a view of the file: a changed file must not change vectors.
-            weight = torch.cat(parts) if len(parts) > 1 else parts[0].clone()
-            return operators.linear(weight, torch.cat(biases) if biases else None)
+            weight = torch.cat(parts) if len(parts) > 1 else parts[0]
+            matrix = operators.linear(weight, torch.cat(biases) if biases else None)
+            if matrix.weight is parts[0]:
+                matrix.weight = weight.clone()  # never keep a view of the file: a changed file must not change vectors
+            return matrix
 
         embedding = reader.take("embed_tokens.weight").to(device, dtype, copy=True)
         layers = []
