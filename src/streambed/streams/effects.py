@@ -10,7 +10,7 @@ from streambed.errors import RequestError
 from streambed.streams.mark import Mark
 from streambed.streams.store.store import Entry
 from streambed.streams.triggers import Target, Vector
-from streambed.wire import ServerEvent, SessionReport
+from streambed.wire import ServerEvent, SessionReport, error_event
 
 EMISSION = "emission"
 """Slot of automatic embeddings."""
@@ -72,6 +72,11 @@ class Count:
 
     kind: str
     outcome: str
+
+
+def refusal(session: str, peer: Peer, kind: str, event_id: str | None, error: RequestError) -> list[Effect]:
+    """What becomes of a client's event that ends in an error: it is counted, and its client hears why."""
+    return [Count(kind, error.outcome), Send(peer, error_event(error, session, event_id))]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from typing import Protocol
 
 
 class Observer(Protocol):
-    """Called on the event loop, but for `committed`, which the journal's thread calls. Must be quick and must not raise."""
+    """Called on the event loop, but for `probed` and `committed`, which threads of the engine and the store call. Must be
+    quick and must not raise."""
 
     def event(self, kind: str, outcome: str) -> None:
         """A change or an embedding that a client asked for has ended: `ok`, `cancelled` or the code of its error."""

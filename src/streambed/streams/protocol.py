@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from streambed.errors import NotFound, RequestError, StorageFull
 from streambed.streams.changes import Changes
-from streambed.streams.effects import Count, Effect, Peer, Probe, Report, Result, Send, Write
+from streambed.streams.effects import Count, Effect, Peer, Probe, Report, Result, Send, Write, refusal
 from streambed.streams.emission import Emission
 from streambed.streams.limits import Credit, Limits
 from streambed.streams.mark import Mark
@@ -30,7 +30,6 @@ from streambed.wire import (
     SessionResumed,
     SessionUpdate,
     SessionUpdated,
-    error_event,
 )
 
 
@@ -140,8 +139,7 @@ class Protocol:
         except RequestError as error:
             if isinstance(event, InputText):
                 error.revision = self.changes.now.revision
-            self._effects.append(Count(event.type, error.outcome))
-            self._effects.append(Send(peer, error_event(error, self.session, event.event_id)))
+            self._effects += refusal(self.session, peer, event.type, event.event_id, error)
 
     def attach(
         self,
@@ -213,8 +211,7 @@ class Protocol:
                 if error is None:
                     self._set_options(options, peer, event_id, now)
                 else:
-                    self._effects.append(Count("session.update", error.outcome))
-                    self._effects.append(Send(peer, error_event(error, self.session, event_id)))
+                    self._effects += refusal(self.session, peer, "session.update", event_id, error)
             case Erase():  # where it failed, the store tries again
                 self._end()
 

@@ -15,7 +15,7 @@ from streambed.engine.sequence import Embedding
 from streambed.engine.session import Session
 from streambed.errors import Internal, NotFound, Overloaded, RequestError, StorageFull
 from streambed.limits import MAX_WAITING
-from streambed.streams.effects import EMISSION, Count, Effect, Peer, Probe, Report, Resolve, Send, Write
+from streambed.streams.effects import EMISSION, Count, Effect, Peer, Probe, Report, Resolve, Send, Write, refusal
 from streambed.streams.host import Host
 from streambed.streams.limits import Credit
 from streambed.streams.mailbox import Mailbox, Message, settle, tell
@@ -34,7 +34,6 @@ from streambed.wire import (
     SessionOptions,
     SessionReport,
     SessionResumed,
-    error_event,
 )
 
 logger = logging.getLogger(__name__)
@@ -265,8 +264,7 @@ class HostedStream:
         except Exception as cause:
             logger.error("a stream failed for a reason of our own: %s", type(cause).__name__, exc_info=cause)
             error = Internal("the server failed on this event; its log says why")
-        refusal = Send(peer, error_event(error, self.id, event.event_id))
-        self._refusals += [Count(event.type, error.outcome), refusal]
+        self._refusals += refusal(self.id, peer, event.type, event.event_id, error)
 
     def _open(self) -> None:
         if self._protocol is None:
