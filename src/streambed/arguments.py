@@ -1,7 +1,5 @@
 """Checks of the arguments that engine and clients take beside texts."""
 
-from __future__ import annotations
-
 import operator
 import reprlib
 from collections.abc import Iterable, Sequence

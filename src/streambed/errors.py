@@ -14,8 +14,6 @@ StreambedError
 Whatever speaks about errors (HTTP bodies, OpenAPI, close codes, docs) reads the class attributes; nothing retypes them.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 

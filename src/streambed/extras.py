@@ -3,8 +3,6 @@
 `pyproject.toml` names the distributions; here are the modules whose import fails without them.
 """
 
-from __future__ import annotations
-
 EXTRAS = {
     "server": (
         "torch",

@@ -1,7 +1,5 @@
 """Fixed limits that a client can meet, in one table that docs/settings.md prints. What a setting bounds is in `settings`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

@@ -3,8 +3,6 @@
 What the system does not say is None. PyTorch is imported only where it is asked, so that programs can do without it.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 from pathlib import Path

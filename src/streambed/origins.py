@@ -3,8 +3,6 @@
 `HTTPS://Example.org:443/` and `https://example.org` are one origin. Whatever is not an origin is refused with the reason.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import re
 

@@ -1,12 +1,10 @@
 """Objects with a thread, a lock or connections, which work only in the process that made them."""
 
-from __future__ import annotations
-
 import os
 from typing import ClassVar, NoReturn, Self
 from weakref import WeakSet
 
-_alive: WeakSet[ProcessBound] = WeakSet()
+_alive: "WeakSet[ProcessBound]" = WeakSet()
 left_behind: list[object] = []
 """What a child has of its parent's connections and loops. Kept, since to close or collect them would take them away from the
 parent, with whom the child shares them."""

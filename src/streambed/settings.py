@@ -4,8 +4,6 @@
 field with `group=` begins a heading there; those after it stand under the same heading.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import re
 from dataclasses import Field, dataclass, field, fields

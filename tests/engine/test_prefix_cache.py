@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streambed.engine.prefix_cache import PrefixCache
-from streambed.engine.sequence import Sequence, common_prefix
+from streambed.engine.sequence import Sequence
+from streambed.text.strings import common_prefix
 
 ids = st.lists(st.sampled_from([0, 1, 255, 256, 70_000]), max_size=8)
 owned = st.tuples(st.sampled_from(["", "a", "ab"]), ids)

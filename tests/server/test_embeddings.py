@@ -14,8 +14,9 @@ import openai
 import pytest
 
 from streambed import Engine
-from streambed.engine.sequence import Lane, common_prefix
+from streambed.engine.sequence import Lane
 from streambed.settings import Settings
+from streambed.text.strings import common_prefix
 from tests.checkpoints import load_engine
 from tests.server.conftest import PROMPTS, Live, Serve
 

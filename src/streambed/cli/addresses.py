@@ -1,7 +1,5 @@
 """Addresses that can be opened, for what a server listens on."""
 
-from __future__ import annotations
-
 import ipaddress
 import socket
 

@@ -1,7 +1,5 @@
 """Ctrl-C: one line and exit code 130, whenever it comes and however often."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

@@ -1,7 +1,5 @@
 """The `streambed` command and its sub-commands. Errors are one line on standard error, and an exit code of 1."""
 
-from __future__ import annotations
-
 import signal
 import sys
 from importlib import import_module

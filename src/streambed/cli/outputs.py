@@ -1,7 +1,5 @@
 """Where results go: files that appear when they are complete, standard output, whose reader may leave, and a bar."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

@@ -1,7 +1,5 @@
 """Texts from files and standard input: the one place where commands read them."""
 
-from __future__ import annotations
-
 import codecs
 import itertools
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """Where a server is and how to reach it: URL, key, certificates, and no proxy on the way to this machine itself."""
 
-from __future__ import annotations
-
 import ipaddress
 import os
 import ssl

@@ -1,7 +1,5 @@
 """A growing text on a server, for asyncio."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import ssl

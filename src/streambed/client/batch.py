@@ -1,7 +1,5 @@
 """Many texts as several requests: how they are divided, how many run at once, and what is kept when one fails."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence

@@ -1,7 +1,5 @@
 """The client for programs without asyncio: the same, on an event loop in a thread of its own."""
 
-from __future__ import annotations
-
 import asyncio
 import queue
 import threading

@@ -1,7 +1,5 @@
 """What happens to a stream, as its ledger tells it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,7 +30,7 @@ class Emitted:
     """Whether it is the segment's last one."""
 
     @classmethod
-    def of(cls, event: EmbeddingDone) -> Emitted:
+    def of(cls, event: EmbeddingDone) -> "Emitted":
         return cls(
             decode(event.embedding),
             event.revision,

@@ -4,8 +4,6 @@ Every change is kept until it is acknowledged and carries the revision that it w
 that is pending can be sent again: the server applies each once (docs/protocol.md).
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field

@@ -1,7 +1,5 @@
 """What the clients' calls take beside texts, checked before anything is sent and written as the wire has it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 

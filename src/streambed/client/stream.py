@@ -1,7 +1,5 @@
 """A growing text on a server, for programs without asyncio."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 

@@ -1,7 +1,5 @@
 """Canonical vectors: those that a checkpoint gave when it was made, in a file beside its weights."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -66,8 +64,7 @@ def write(engine: Engine, path: Path) -> Answer:
 
 def _embed(engine: Engine, text: str, instruction: str | None) -> Vectors:
     """The model's own vector of a text, whatever the checkpoint's default dimensions are."""
-    vector: Vectors = engine.embed([text], instruction=instruction, dimensions=engine.info.dimensions)[0]
-    return vector
+    return engine.embed([text], instruction=instruction, dimensions=engine.info.dimensions).squeeze(0)
 
 
 def _read(path: Path, dimensions: int) -> list[tuple[str, str | None, Vectors]]:

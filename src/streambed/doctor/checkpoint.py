@@ -1,7 +1,5 @@
 """The model: what was read from its files, and whether it fits the machine."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

@@ -1,7 +1,5 @@
 """The environment: variables that no command knows, settings that exclude each other, threads that wait for cores."""
 
-from __future__ import annotations
-
 import difflib
 import os
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Exactness: whether each way to a vector leads to the same one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 from itertools import accumulate, cycle, pairwise, takewhile

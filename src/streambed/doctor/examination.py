@@ -1,7 +1,5 @@
 """All checks, in the order of the report."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from functools import partial

@@ -1,7 +1,5 @@
 """Files that serve would open."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from functools import partial

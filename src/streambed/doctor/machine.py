@@ -1,7 +1,5 @@
 """The machine: what it has, and what a server needs of it."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import platform
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Findings, and how they are told: as lines for people, or as one JSON object."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from typing import Literal, NamedTuple

@@ -1,7 +1,5 @@
 """Speed: how long a short query takes, and how many rows a second a full step computes."""
 
-from __future__ import annotations
-
 import time
 from itertools import cycle, islice
 

@@ -1,7 +1,5 @@
 """The texts that a model is tried with, and how like two vectors of one text are."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from streambed.vectors.reducers import Vectors

@@ -3,8 +3,6 @@
 `Engine` turns texts into tasks; who computes them is behind this. `core` does so in this process.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol

@@ -1,7 +1,5 @@
 """The thread that computes: scheduler, KV and device."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import time

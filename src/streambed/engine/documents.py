@@ -1,7 +1,5 @@
 """Texts as they are computed: under a prompt, tokenised, divided. Needs no thread and no weights."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Literal
 

@@ -1,13 +1,11 @@
 """The library's front door: texts to tasks, embeddings to vectors."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
@@ -65,7 +63,7 @@ class Engine(Closeable):
         special_tokens: SpecialTokens = "text",
         instruction_template: str | None = None,
         allow_unknown_config: bool = False,
-    ) -> Engine:
+    ) -> Self:
         """Loads `builtin`, a directory or a hub id such as `Qwen/Qwen3-Embedding-0.6B`.
 
         revision: of a hub id. allow_unknown_config: keys of the checkpoint's files whose meaning is not known are a warning,

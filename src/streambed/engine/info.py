@@ -1,7 +1,5 @@
 """What was loaded."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass
@@ -32,7 +30,7 @@ class EngineInfo(ComputeInfo):
     special_tokens: str
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, documents: Documents, compute: Compute) -> EngineInfo:
+    def of(cls, checkpoint: Checkpoint, documents: Documents, compute: Compute) -> "EngineInfo":
         return cls(
             **vars(compute.info),
             model=checkpoint.name,

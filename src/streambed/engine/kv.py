@@ -3,8 +3,6 @@
 It counts what is written, or promised to a running task, whichever is more.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable
 

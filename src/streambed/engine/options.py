@@ -1,9 +1,7 @@
 """What an engine is made of, beside its checkpoint."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 from streambed.errors import SettingsError
 from streambed.text.tokenizer import SpecialTokens
@@ -29,7 +27,7 @@ class EngineOptions:
     else Qwen's."""
 
     @classmethod
-    def of(cls, settings: Any) -> EngineOptions:
+    def of(cls, settings: Any) -> Self:
         """Those of an object with attributes of the same names, such as `Settings`."""
         return cls(**{each.name: getattr(settings, each.name) for each in fields(cls)})
 

@@ -4,13 +4,12 @@ Sequences that finished stand in the order of their tokens, so the one that shar
 its neighbour on the left or on the right of the place where the text would stand. No hashes, no blocks, no tree.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left
 
 import numpy as np
 
-from streambed.engine.sequence import Sequence, common_prefix
+from streambed.engine.sequence import Sequence
+from streambed.text.strings import common_prefix
 
 
 class PrefixCache:

@@ -1,7 +1,5 @@
 """Many vectors from one reading of a text: which probes go with which tokens."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence as Sequence_
 from dataclasses import dataclass

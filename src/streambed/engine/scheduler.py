@@ -6,8 +6,6 @@ plus time in proportion to their length. Short texts pass long ones, and a long 
 Long texts go through in chunks.
 """
 
-from __future__ import annotations
-
 from bisect import insort
 from collections.abc import Callable, Iterable
 
@@ -15,10 +13,11 @@ import numpy as np
 
 from streambed.engine.kv import MAX_PROBES, KVMemory
 from streambed.engine.prefix_cache import PrefixCache
-from streambed.engine.sequence import Embedding, Lane, Run, Sequence, Step, Task, common_prefix
+from streambed.engine.sequence import Embedding, Lane, Run, Sequence, Step, Task
 from streambed.engine.step_budget import StepBudget
 from streambed.errors import DeadlineExceeded, Internal, NotFound
 from streambed.model.device import Copy, Vectors
+from streambed.text.strings import common_prefix
 
 WEIGHTS = {Lane.STREAM: 8, Lane.QUERY: 4, Lane.BULK: 1}
 URGENT_SECONDS = 1.0

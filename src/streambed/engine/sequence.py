@@ -1,7 +1,5 @@
 """The nouns of the engine: a sequence (one text's KV), a task (what is wanted of it), a step (what runs next)."""
 
-from __future__ import annotations
-
 import enum
 from collections import deque
 from concurrent.futures import Future
@@ -45,9 +43,9 @@ class Sequence:
     """Whether it belongs to one request alone; when that ends, its KV may serve a later text."""
     ids: list[int] = field(default_factory=list)
     kv: KV | None = None
-    source: Sequence | None = None
+    source: "Sequence | None" = None
     """A sequence that this one began as a copy of; a hint where to find KV, never a promise."""
-    tasks: deque[Task] = field(default_factory=deque)
+    tasks: "deque[Task]" = field(default_factory=deque)
     """What is wanted, in the order asked; only the first is worked on."""
     closed: bool = False
     evicted: bool = False
@@ -154,14 +152,3 @@ class Step:
 
     def __bool__(self) -> bool:
         return bool(self.runs or self.copies)
-
-
-def common_prefix(a: list[int], b: list[int]) -> int:
-    """Length of the longest common prefix, compared a block at a time."""
-    limit, block, at = min(len(a), len(b)), 512, 0
-    while at < limit and a[at : at + block] == b[at : at + block]:
-        at += block
-    at = min(at, limit)
-    while at < limit and a[at] == b[at]:
-        at += 1
-    return at

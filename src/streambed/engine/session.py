@@ -1,7 +1,5 @@
 """A session: one growing text, its tokens, and the exact embedding of what it holds."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import deque
@@ -58,8 +56,7 @@ class EndedSegment:
     def embedding(self, dimensions: int | None = None, timeout: float | None = None) -> NDArray[np.float32]:
         """Of the characters `[start, end)` on their own: float32 [dimensions], of unit length."""
         hidden = self.future.result(timeout).vectors
-        vector: NDArray[np.float32] = shorten(hidden, self._choose_dimensions(dimensions))[0]
-        return vector
+        return shorten(hidden, self._choose_dimensions(dimensions)).squeeze(0)
 
 
 class Session(Closeable):
@@ -205,8 +202,7 @@ class Session(Closeable):
         dimensions = self._documents.choose_dimensions(dimensions)
         future = self.probe().future
         try:
-            vector: NDArray[np.float32] = shorten(future.result(timeout).vectors, dimensions)[0]
-            return vector
+            return shorten(future.result(timeout).vectors, dimensions).squeeze(0)
         finally:
             future.cancel()
 
@@ -219,7 +215,7 @@ class Session(Closeable):
             start = len(self._before)
             return Snapshot(future, self._revision, start + self._tokenizer.length, start)
 
-    def fork(self) -> Session:
+    def fork(self) -> "Session":
         """An independent session with the same text; its KV is copied, not computed."""
         with self._lock:
             self._check_open()

@@ -1,7 +1,5 @@
 """What the engine says of its work, for whoever counts."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

@@ -4,8 +4,6 @@ Measured at the start, then followed in real steps: a machine that was busy when
 one that becomes busy has smaller steps.
 """
 
-from __future__ import annotations
-
 import time
 
 from streambed.model.device import Device, blank_batch

@@ -4,8 +4,6 @@ A checkpoint is a directory in the Hugging Face layout; what stands around the n
 Nothing is guessed: what is not understood is refused in one line that names the file and the cause (`keys.py`).
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Which device runs a checkpoint, and in which numbers."""
 
-from __future__ import annotations
-
 import torch
 
 from streambed import machine

@@ -4,8 +4,6 @@ The engine decides which rows run next and who pays for memory. What a slot is m
 network is stored is a device's own; nothing outside `model/` asks which device there is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 

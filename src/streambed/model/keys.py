@@ -7,8 +7,6 @@ served as it was meant, or not at all.
 The lists were made from what transformers 4 and 5, sentence-transformers 3 to 6, PEFT, TRL and Unsloth write.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -4,8 +4,6 @@ tokenizer.
 Each setting has the effect that it has in sentence-transformers, or the checkpoint is refused in one line.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -5,8 +5,6 @@ SiLU network. It runs on a *flat* batch: one row per token, rows of many sequenc
 What a row attends to, how a matrix is stored and how a norm is computed is the device's business.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -82,8 +80,7 @@ class Qwen3:
             hidden = layer.output.plus(attended, hidden)
             normed = rms_norm(hidden, layer.mlp_norm, config.rms_norm_eps)
             hidden = layer.down.plus(layer.up.times(normed, layer.gate.silu(normed)), hidden)
-        final: Tensor = rms_norm(hidden, self.final_norm, config.rms_norm_eps, torch.float32)
-        return final
+        return rms_norm(hidden, self.final_norm, config.rms_norm_eps, torch.float32)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype | None = None) -> Tensor:

@@ -4,8 +4,6 @@ Tensors are read one layer at a time from the memory-mapped files and copied int
 with, so the files' pages are the only second copy, and they are the operating system's to drop.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -1,14 +1,13 @@
 """Around everything: request ids, one log line and one count for each request."""
 
-from __future__ import annotations
-
 import logging
 import re
 import secrets
 import time
+from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from streambed.errors import Internal, InvalidRequest
 from streambed.server.layer import Layer
@@ -23,6 +22,7 @@ _ID = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
 _METHODS = frozenset({WEBSOCKET, "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 
+@dataclass(eq=False)
 class Access(Layer):
     """Takes `X-Request-Id` from the client or makes one, and sends it back; it is in the log, and nothing else of the
     request is but its route, how it ended and how long it took.
@@ -30,17 +30,15 @@ class Access(Layer):
     Finds the route. Sets in the scope's state `path`, without any prefix, and `row`, for all that stands inside.
     """
 
-    def __init__(self, app: ASGIApp, routes: Routes, metrics: Metrics) -> None:
-        super().__init__(app)
-        self._routes = routes
-        self._metrics = metrics
+    routes: Routes
+    metrics: Metrics
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = _request_id(scope)
         state = scope.setdefault("state", {})
         state["request_id"] = request_id.decode()
         state["path"] = route_path(scope)
-        state["row"] = self._routes.find(scope.get("method", WEBSOCKET), state["path"])
+        state["row"] = self.routes.find(scope.get("method", WEBSOCKET), state["path"])
         status: int | None = None
 
         async def answer(message: Message) -> None:
@@ -53,12 +51,12 @@ class Access(Layer):
         started = time.monotonic()
         is_http = scope["type"] == "http"
         if is_http:
-            self._metrics.in_progress.inc()
+            self.metrics.in_progress.inc()
         try:
-            await self._app(scope, receive, answer)
+            await self.app(scope, receive, answer)
         finally:
             if is_http:
-                self._metrics.in_progress.dec()
+                self.metrics.in_progress.dec()
             self._tell(scope, status, time.monotonic() - started)
 
     def _tell(self, scope: Scope, status: int | None, seconds: float) -> None:
@@ -73,7 +71,7 @@ class Access(Layer):
             outcome = "cancelled"
         lane = "stream" if scope["type"] == "websocket" else state.get("lane") or lane
         if scope["type"] == "http":
-            self._metrics.request(route, lane, outcome)
+            self.metrics.request(route, lane, outcome)
         if row is not None and row.quiet and outcome == "ok":
             return
         logger.info(

@@ -1,7 +1,5 @@
 """The application: routes, error handlers, guard."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import inspect
@@ -88,7 +86,8 @@ def create_app(
         Visits(),
         Routes(tuple(row for row in ROUTES if row.handler != "metrics.serve" or settings.metrics_port is None)),
     )
-    keyed = Keys(SocketPaths(Admission(Bodies(app, settings.max_body), settings), routes), keys, visits)
+    inside = SocketPaths(Admission(Bodies(app, settings.max_body), settings), routes)
+    keyed = Keys(inside, tuple(map(str.encode, keys)), visits)
     guard: ASGIApp = Refusals(Hosts(Origins(keyed, settings.allow_origin), settings, bool(keys)))
     reference = Reference(app, bool(keys))
     handlers = SimpleNamespace(

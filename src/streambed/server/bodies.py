@@ -1,10 +1,9 @@
 """Bodies: JSON, of bounded size, in bounded time. Bytes are counted while they arrive."""
 
-from __future__ import annotations
-
 import asyncio
+from dataclasses import dataclass
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from streambed.errors import InvalidRequest, TooLarge, UnsupportedMedia
 from streambed.limits import BODY_SECONDS
@@ -13,12 +12,11 @@ from streambed.server.layer import Layer
 from streambed.server.routes import Row
 
 
+@dataclass(eq=False)
 class Bodies(Layer):
     """Reads the body, and hands it on whole."""
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        super().__init__(app)
-        self._limit = limit
+    limit: int
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         if brings_body(scope):
@@ -28,10 +26,10 @@ class Bodies(Layer):
             if body is None:
                 return  # nobody waits for an answer
             receive = _replay(body, receive)
-        await self._app(scope, receive, send)
+        await self.app(scope, receive, send)
 
     def _limit_of(self, row: Row | None) -> int:
-        return min(self._limit, row.limit) if row is not None and row.limit is not None else self._limit
+        return min(self.limit, row.limit) if row is not None and row.limit is not None else self.limit
 
 
 def _check_media(headers: dict[bytes, bytes]) -> None:

@@ -1,7 +1,5 @@
 """Hints for wrong paths: what exists at a path, which methods it takes, and which route somebody probably meant."""
 
-from __future__ import annotations
-
 import difflib
 import re
 

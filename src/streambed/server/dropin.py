@@ -5,8 +5,6 @@ Each is a translation of `POST /v1/embeddings`: their request into ours, our vec
 setting here can do, such as vectors that are not of unit length, is refused; what has no effect on a vector is accepted.
 """
 
-from __future__ import annotations
-
 import time
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal

@@ -1,7 +1,5 @@
 """`POST /v1/embeddings`, its `/prefixes`, and `POST /tokenize`: OpenAI's contract over the engine."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import functools

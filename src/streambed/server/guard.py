@@ -3,9 +3,8 @@
 They decide by the raw path, the one that routing uses too. More layers are in `origins`, `keys` and `bodies`.
 """
 
-from __future__ import annotations
-
 import asyncio
+from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -32,7 +31,7 @@ class Refusals(Layer):
 
         try:
             scope["state"]["headers"] = _headers(scope)
-            await self._app(scope, receive, answer)
+            await self.app(scope, receive, answer)
         except RequestError as error:
             await refuse(error, scope, receive, send)
         except asyncio.CancelledError:
@@ -54,17 +53,18 @@ def _headers(scope: Scope) -> dict[bytes, bytes]:
     return result
 
 
+@dataclass(eq=False)
 class Hosts(Layer):
     """Without a key, only names of this machine will do: a web page could point its own name here (DNS rebinding)."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, keyed: bool) -> None:
-        super().__init__(app)
-        self._any_will_do = keyed or not settings.is_loopback or settings.no_auth
+    settings: Settings
+    keyed: bool
 
     def check(self, scope: Scope) -> None:
         host = scope["state"]["headers"].get(b"host", b"").decode("latin-1")
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-        if not self._any_will_do and not is_loopback(name):
+        any_will_do = self.keyed or not self.settings.is_loopback or self.settings.no_auth
+        if not any_will_do and not is_loopback(name):
             raise ForbiddenOrigin("the Host header is no name of this machine; use a key to serve under other names")
 
 
@@ -95,14 +95,14 @@ class Admission(Layer):
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind == "http" and (not brings_body(scope) or is_open(scope)):
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         limit, what = self._limits[kind]
         if self.running[kind] >= limit:
             raise Overloaded(f"{self.running[kind]} {what}; try again later")
         self.running[kind] += 1
         try:
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
         finally:
             self.running[kind] -= 1
 

@@ -1,7 +1,5 @@
 """HEAD is answered as GET is, everywhere, with the same headers and no body (RFC 9110, 9.3.2)."""
 
-from __future__ import annotations
-
 from starlette.types import Receive, Scope, Send
 
 from streambed.server.layer import Layer
@@ -14,4 +12,4 @@ class Head(Layer):
         if scope.get("method") == "HEAD":
             scope.setdefault("state", {})["method"] = "HEAD"  # for the log
             scope = {**scope, "method": "GET"}
-        await self._app(scope, receive, send)
+        await self.app(scope, receive, send)

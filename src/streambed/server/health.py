@@ -1,7 +1,5 @@
 """Whether the server lives, whether it can work, and what it serves."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import asdict
 

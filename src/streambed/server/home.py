@@ -1,7 +1,5 @@
 """`GET /`: leads a browser to the page, and tells everybody else where things are."""
 
-from __future__ import annotations
-
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 

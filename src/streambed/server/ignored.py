@@ -1,7 +1,5 @@
 """`--ignore-unknown-fields`: bodies are read without the fields that nobody here knows, and replies name them."""
 
-from __future__ import annotations
-
 import re
 from typing import TypeVar
 
@@ -35,7 +33,7 @@ class IgnoredFields(Layer):
                 }
             await send(message)
 
-        await self._app(scope, receive, answer)
+        await self.app(scope, receive, answer)
 
 
 def parse_body(model: type[Body], request: Request, body: bytes) -> Body:

@@ -1,7 +1,5 @@
 """The texts of an embeddings request, tokenised and divided."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass

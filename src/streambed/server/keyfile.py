@@ -3,8 +3,6 @@
 Who can read the file can do what the key allows, so it is refused where anybody but its owner can, and where it is a link.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import secrets

@@ -1,11 +1,10 @@
 """Who asks: the key of a request or handshake, or the cookie of a visit that stands for one."""
 
-from __future__ import annotations
-
 import hashlib
 import hmac
+from dataclasses import dataclass
 
-from starlette.types import ASGIApp, Scope
+from starlette.types import Scope
 
 from streambed.errors import Unauthorized
 from streambed.origins import same_host
@@ -15,13 +14,12 @@ from streambed.server.playground import Visits
 from streambed.server.subprotocol import take_key
 
 
+@dataclass(eq=False)
 class Keys(Layer):
     """Sets `owner` in the scope's state, under which KV is shared: a digest of the key, never the key."""
 
-    def __init__(self, app: ASGIApp, keys: tuple[str, ...], visits: Visits) -> None:
-        super().__init__(app)
-        self._keys = tuple(key.encode() for key in keys)
-        self._visits = visits
+    keys: tuple[bytes, ...]
+    visits: Visits
 
     def check(self, scope: Scope) -> None:
         if scope["type"] == "websocket":
@@ -31,7 +29,7 @@ class Keys(Layer):
 
     def _check_key(self, headers: dict[bytes, bytes], offered: bytes | None = None) -> str:
         """The owner. offered: a key that came otherwise; `Authorization` wins, and both win over a cookie."""
-        if not self._keys:
+        if not self.keys:
             return ""
         if b"authorization" not in headers:
             owner = self._visitor(headers) if offered is None else self.owner_of(offered)
@@ -45,9 +43,9 @@ class Keys(Layer):
 
     def owner_of(self, given: bytes) -> str | None:
         """The owner whose key this is; where none is asked for, everybody is the same one."""
-        if not self._keys:
+        if not self.keys:
             return ""
-        matches = [hmac.compare_digest(given, key) for key in self._keys]  # all of them, whichever matches
+        matches = [hmac.compare_digest(given, key) for key in self.keys]  # all of them, whichever matches
         return hashlib.sha256(given).hexdigest() if any(matches) else None
 
     def _visitor(self, headers: dict[bytes, bytes]) -> str | None:
@@ -56,4 +54,4 @@ class Keys(Layer):
         origin, host = (headers.get(name, b"").decode("latin-1") for name in (b"origin", b"host"))
         if site != b"same-origin" or (b"origin" in headers and not same_host(origin, host)):
             return None
-        return self._visits.owner(headers.get(b"cookie", b"").decode("latin-1"))
+        return self.visits.owner(headers.get(b"cookie", b"").decode("latin-1"))

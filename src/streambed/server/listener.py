@@ -1,7 +1,5 @@
 """uvicorn as we run it: bounded heads, bounded frames, and a drain that tells streams where to resume."""
 
-from __future__ import annotations
-
 import socket
 import threading
 

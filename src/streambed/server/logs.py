@@ -1,7 +1,5 @@
 """Log lines: for people, or one JSON object each. Neither has texts, vectors or keys."""
 
-from __future__ import annotations
-
 import datetime
 import logging
 import sys

@@ -5,8 +5,6 @@ becomes one. What happens is counted where it happens; how things stand is asked
 scrapes.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import itertools
@@ -36,6 +34,7 @@ from streambed.engine.engine import Engine
 from streambed.engine.sequence import Lane
 from streambed.engine.stats import StepReport
 from streambed.errors import ERROR_TABLE
+from streambed.streams.observer import Observer
 from streambed.streams.registry import Registry
 from streambed.wire import CLIENT_EVENTS
 
@@ -56,7 +55,7 @@ OTHER = "other"
 """Label for requests that match no route."""
 
 
-class Metrics:
+class Metrics(Observer):
     """A server's series. The `Observer` of its streams; safe to call from any thread."""
 
     def __init__(self) -> None:

@@ -1,8 +1,7 @@
 """Which pages may call the server: those of this host, and those that `--allow-origin` names."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
@@ -25,20 +24,19 @@ def is_allowed(origin: str, allowed: Collection[str]) -> bool:
         return False
 
 
+@dataclass(eq=False)
 class Origins(Layer):
     """Browsers open WebSockets and post for any page, so a page must be of this host (behind whatever terminates TLS)
     or named by --allow-origin: cross-site WebSocket hijacking, cross-site request forgery."""
 
-    def __init__(self, app: ASGIApp, allowed: Collection[str]) -> None:
-        super().__init__(app)
-        self._allowed = allowed
+    allowed: Collection[str]
 
     def check(self, scope: Scope) -> None:
         headers: dict[bytes, bytes] = scope["state"]["headers"]
         origin, host = (headers.get(name, b"").decode("latin-1") for name in (b"origin", b"host"))
         if b"origin" not in headers or scope.get("method") in ("GET", "OPTIONS"):
             return  # no browser, or nothing that writes
-        if not same_host(origin, host) and not is_allowed(origin, self._allowed):
+        if not same_host(origin, host) and not is_allowed(origin, self.allowed):
             raise ForbiddenOrigin("pages of this origin may not write or open streams here; see --allow-origin")
 
 

@@ -5,8 +5,6 @@ script can read and no other site can send (RFC 6265bis, SameSite=Strict); the g
 alone. The cookie is a random name for the visit, never the key.
 """
 
-from __future__ import annotations
-
 import secrets
 import time
 from collections import OrderedDict

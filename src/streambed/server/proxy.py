@@ -4,8 +4,6 @@
 or `-Host`, these count for its request. From anybody else they mean nothing.
 """
 
-from __future__ import annotations
-
 import ipaddress
 from collections.abc import Callable
 
@@ -39,7 +37,7 @@ class Proxy(Layer):
             scope["headers"] = [*others, (b"host", host.encode("latin-1"))]
         if prefix:
             scope |= {"root_path": prefix, "path": prefix + self._without(prefix, scope["path"])}
-        await self._app(scope, receive, send)
+        await self.app(scope, receive, send)
 
     def _without(self, prefix: str, path: str) -> str:
         """The path inside the server. With a prefix such as `/v1` a path can be meant with it or without it."""

@@ -4,8 +4,6 @@ The page is open as the playground's is, and asks nobody but this server. The do
 stands for it.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Replies: JSON, and the answer to what ends in an error of the table, ours or that of the server whose route it is."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """The one table of routes. A new route is a row here and a handler; all that concerns routes reads this table."""
 
-from __future__ import annotations
-
 import functools
 import re
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """`/v1/sessions`: the same streams for clients without a WebSocket, one request for one event."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """`WebSocket /v1/embeddings`: streams as JSON text frames (docs/protocol.md)."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import logging

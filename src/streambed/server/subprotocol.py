@@ -3,8 +3,6 @@
 A page offers `streambed`, and beside it `streambed-api-key.` with the key in base64url. The answer takes `streambed`.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import re

@@ -11,7 +11,7 @@ import hashlib
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
@@ -32,10 +32,12 @@ from streambed.streams.effects import Count, Effect, Peer, Send, Write
 from streambed.streams.limits import Credit, Limits
 from streambed.streams.mark import Mark
 from streambed.streams.store.store import DIGEST, HISTORY, Commit
-from streambed.streams.text import GrowingText
-from streambed.text.incremental import common_prefix
+from streambed.text.strings import common_prefix
 from streambed.text.units import codepoints, count
 from streambed.wire import InputText, InputTextAck, InputTextAppend, InputTextReplace, SessionOptions, error_event
+
+if TYPE_CHECKING:
+    from streambed.engine.session import Session
 
 SNAPSHOT_CHANGES = 256
 SNAPSHOT_CHARACTERS = 64 << 10
@@ -77,7 +79,7 @@ class Changes:
     def __init__(
         self,
         session: str,
-        text: GrowingText,
+        text: Session,
         options: SessionOptions,
         limits: Limits,
         credit: Credit,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from streambed.errors import RequestError
 from streambed.streams.mark import Mark
 from streambed.streams.store.store import Entry
-from streambed.streams.triggers import Target, Vector
+from streambed.streams.triggers import Target
 from streambed.wire import ServerEvent, SessionReport, error_event
+
+if TYPE_CHECKING:
+    from streambed.engine.sequence import Embedding
 
 EMISSION = "emission"
 """Slot of automatic embeddings."""
@@ -19,22 +22,8 @@ EMISSION = "emission"
 class Peer(Protocol):
     """Who asks, and hears the answers: a socket, or one request over HTTP. The machine only tells them apart."""
 
-    def send(self, event: ServerEvent, slot: str | None = None) -> None: ...
-
-
-class Result(Protocol):
-    """The result of a probe: `streambed.engine.sequence.Embedding`."""
-
-    @property
-    def vectors(self) -> Vector: ...
-    @property
-    def cached_tokens(self) -> int: ...
-    @property
-    def computed_tokens(self) -> int: ...
-    @property
-    def queue_s(self) -> float: ...
-    @property
-    def compute_s(self) -> float: ...
+    def send(self, event: ServerEvent, slot: str | None = None) -> None:
+        """Takes the event to the client, or keeps it until the client reads."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +79,7 @@ class Resolve:
 class Probe:
     """A vector to wait for, and then to hand to `probed`."""
 
-    future: Future[Any]
+    future: Future[Embedding]
     mark: Mark
     """Of what: the text from `start` to `offset` at `revision`."""
     tokens: int
@@ -104,7 +93,7 @@ class Probe:
     """Whether it is a segment's last."""
     due: float | None = None
     """Since when an automatic one was due by the session's rules."""
-    result: Result | RequestError | None = None
+    result: Embedding | RequestError | None = None
     ended: float = 0.0
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from streambed.errors import InvalidRequest, NotFound, Overloaded, RequestError, StorageFull
-from streambed.streams.effects import EMISSION, Count, Effect, Peer, Probe, Resolve, Result, Send
+from streambed.streams.effects import EMISSION, Count, Effect, Peer, Probe, Resolve, Send
 from streambed.streams.limits import Limits
 from streambed.streams.mark import Mark
-from streambed.streams.text import Ended, GrowingText
 from streambed.streams.triggers import Target, Trigger, Vector, Watches
 from streambed.text.units import count
 from streambed.vectors.reducers import Form
@@ -27,6 +26,10 @@ from streambed.wire import (
     error_event,
 )
 
+if TYPE_CHECKING:
+    from streambed.engine.sequence import Embedding
+    from streambed.engine.session import EndedSegment, Session
+
 MAX_ENDINGS = 1024
 """Last embeddings of ended segments that wait for a socket; older ones go."""
 _ASKED = "embedding.create"
@@ -39,7 +42,7 @@ class Emission:
     def __init__(
         self,
         session: str,
-        text: GrowingText,
+        text: Session,
         options: SessionOptions,
         form: Form,
         limits: Limits,
@@ -138,7 +141,7 @@ class Emission:
         """`inserted` now stands after `before`."""
         self._trigger.change(before, inserted, now)
 
-    def end_segments(self, ended: Sequence[Ended], revision: int, now: float) -> None:
+    def end_segments(self, ended: Sequence[EndedSegment], revision: int, now: float) -> None:
         """The text has outgrown these segments; their last embeddings are on the way."""
         text, at, place = self._text.text if ended else "", 0, 0
         for each in ended:
@@ -196,7 +199,7 @@ class Emission:
 
     # What became of probes and watches
 
-    def probed(self, probe: Probe, result: Result | RequestError, now: float) -> None:
+    def probed(self, probe: Probe, result: Embedding | RequestError, now: float) -> None:
         """A probe has ended. (That of a segment is told by `tell_endings`.)"""
         probe.result, probe.ended = result, now
         if probe is self._automatic:
@@ -310,7 +313,7 @@ class Emission:
         self._send_embedding(listener, probe, vector, EMISSION)
         self._unsent = True
 
-    def _vector(self, result: Result | RequestError) -> Vector | RequestError:
+    def _vector(self, result: Embedding | RequestError) -> Vector | RequestError:
         """What a probe has ended in: a unit vector, or why there is none."""
         if isinstance(result, RequestError):
             return result

@@ -1,7 +1,5 @@
 """What the streams of a server share."""
 
-from __future__ import annotations
-
 import asyncio
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -69,5 +67,4 @@ class Host:
         loop = asyncio.get_running_loop()
         (document,) = await loop.run_in_executor(self.pool, self.engine.documents.divide, [text], prompt)
         future = self.engine.submit_batch([document.segments[0].ids], lane=Lane.QUERY, owner=owner)[0]
-        vector: Vector = form.unit((await asyncio.wrap_future(future)).vectors)[0]
-        return vector
+        return form.unit((await asyncio.wrap_future(future)).vectors).squeeze(0)

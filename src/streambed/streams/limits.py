@@ -1,7 +1,5 @@
 """What a session may hold and have in flight."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 
 from streambed.errors import Overloaded

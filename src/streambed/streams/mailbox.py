@@ -4,8 +4,6 @@ A serial executor: the machine behind it is never touched by two at once. Messag
 in a thread, and what comes meanwhile waits.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging

@@ -1,7 +1,5 @@
 """Where a text stands."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Self
 

@@ -1,13 +1,9 @@
 """What happens to streams, for whoever counts: metrics on a server, nobody elsewhere."""
 
-from __future__ import annotations
 
-from typing import Protocol
-
-
-class Observer(Protocol):
-    """Called on the event loop, but for `probed` and `committed`, which threads of the engine and the store call. Must be
-    quick and must not raise."""
+class Observer:
+    """Counts nothing; metrics do. Called on the event loop, but for `probed` and `committed`, which threads of engine and
+    the store call. Must be quick and must not raise."""
 
     def event(self, kind: str, outcome: str) -> None:
         """A change or an embedding that a client asked for has ended: `ok`, `cancelled` or the code of its error."""
@@ -20,19 +16,3 @@ class Observer(Protocol):
 
     def committed(self, entries: int, refused: int, seconds: float) -> None:
         """The journal has ended a transaction."""
-
-
-class Unobserved:
-    """Nobody counts."""
-
-    def event(self, kind: str, outcome: str) -> None:
-        pass
-
-    def probed(self, seconds: float, prompt_tokens: int, cached_tokens: int, computed_tokens: int) -> None:
-        pass
-
-    def skipped(self) -> None:
-        pass
-
-    def committed(self, entries: int, refused: int, seconds: float) -> None:
-        pass

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from streambed.errors import NotFound, RequestError, StorageFull
 from streambed.streams.changes import Changes
-from streambed.streams.effects import Count, Effect, Peer, Probe, Report, Result, Send, Write, refusal
+from streambed.streams.effects import Count, Effect, Peer, Probe, Report, Send, Write, refusal
 from streambed.streams.emission import Emission
 from streambed.streams.limits import Credit, Limits
 from streambed.streams.mark import Mark
 from streambed.streams.store.store import Commit, Entry, Erase, SetOptions
-from streambed.streams.text import GrowingText
 from streambed.streams.triggers import Target, Vector
 from streambed.vectors.reducers import Form
 from streambed.wire import (
@@ -31,6 +30,10 @@ from streambed.wire import (
     SessionUpdate,
     SessionUpdated,
 )
+
+if TYPE_CHECKING:
+    from streambed.engine.sequence import Embedding
+    from streambed.engine.session import Session
 
 
 class State(enum.Enum):
@@ -86,7 +89,7 @@ class Protocol:
     def __init__(
         self,
         session: str,
-        text: GrowingText,
+        text: Session,
         options: SessionOptions,
         form: Form,
         limits: Limits,
@@ -215,7 +218,7 @@ class Protocol:
             case Erase():  # where it failed, the store tries again
                 self._end()
 
-    def probed(self, probe: Probe, result: Result | RequestError, now: float) -> None:
+    def probed(self, probe: Probe, result: Embedding | RequestError, now: float) -> None:
         """A probe has ended."""
         self.emission.probed(probe, result, now)
         self.emission.tell_endings(self.acknowledged.revision)

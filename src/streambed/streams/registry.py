@@ -1,7 +1,5 @@
 """The sessions of a server: their owners, their number, and how long they live."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import hashlib
@@ -22,7 +20,7 @@ from streambed.settings import Settings
 from streambed.streams.effects import Peer
 from streambed.streams.host import Host
 from streambed.streams.limits import Limits
-from streambed.streams.observer import Observer, Unobserved
+from streambed.streams.observer import Observer
 from streambed.streams.store.store import Store
 from streambed.streams.stream import HostedStream, new_saved
 from streambed.vectors.reducers import Reducers
@@ -67,7 +65,7 @@ class Registry:
             settings.max_session_characters,
             settings.timeout,
             settings.session_ttl,
-            observer or Unobserved(),
+            observer or Observer(),
         )
         if store is not None:
             store.on_commit = self._host.observer.committed

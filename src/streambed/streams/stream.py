@@ -1,7 +1,5 @@
 """One session on this server: its mailbox, its state machine, and what carries the machine's effects out."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import logging
@@ -150,7 +148,7 @@ class HostedStream:
         if self._protocol is None and peer is not None:
             peer.send(SessionClosed(session=self.id, event_id=event_id, reason=reason))
 
-    async def fork(self, id: str, token: str, token_digest: bytes) -> HostedStream:
+    async def fork(self, id: str, token: str, token_digest: bytes) -> "HostedStream":
         """A new stream with the same text, its KV copied rather than computed. Not in the store yet."""
         self._check_open()
 

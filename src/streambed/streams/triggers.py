@@ -1,8 +1,6 @@
 """When a session sends embeddings unasked, and which watches trigger. Plain rules over times and vectors; no clock, no
 I/O."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Places in a text whose beginnings are embedded, and the tokens of each beginning."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -14,8 +14,6 @@ BPE) and none needed for exactness of what is already there:
 A tokenizer with another pipeline never commits: its whole text is encoded again after each change. Slower, as exact.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 import unicodedata
@@ -27,8 +25,7 @@ import tokenizers
 from tokenizers import pre_tokenizers
 
 from streambed.errors import InvalidRequest, TooLarge
-from streambed.text.strings import check_text
-from streambed.text.strings import common_prefix as common_prefix
+from streambed.text.strings import check_text, common_prefix
 from streambed.text.tokenizer import Tokenizer
 
 QWEN_SPLIT = (
@@ -227,7 +224,7 @@ class IncrementalTokenizer:
             self._restore(before)
             raise TooLarge(f"the text would have {count} tokens; the limit is {max_tokens:,}", "text")
 
-    def fork(self) -> IncrementalTokenizer:
+    def fork(self) -> "IncrementalTokenizer":
         """An independent copy."""
         twin = object.__new__(IncrementalTokenizer)
         twin.__dict__.update(self.__dict__)

@@ -4,8 +4,6 @@ The format is Qwen3-Embedding's (model card) unless the checkpoint's own prompts
 task, a document carries nothing.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field

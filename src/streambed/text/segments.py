@@ -6,8 +6,6 @@ hardly on where the segment began: two divisions that differ somewhere soon agre
 Muthitacharoen, Chen and Mazieres, "A low-bandwidth network file system", 2001).
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ A full stop ends one once something tells that it is no decimal point: a space a
 need none.
 """
 
-from __future__ import annotations
-
 import re
 
 STOP = r"[.!?…][\"'”’»)\]]*"

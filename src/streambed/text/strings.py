@@ -1,7 +1,5 @@
 """Texts as callers give them, checked before any work. Without the tokenizer, so that a client can check them too."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -88,12 +86,12 @@ def check_ways(instruction: str | None, prompt_name: str | None, input_type: str
             check_text(value, name)
 
 
-def common_prefix(a: str, b: str) -> int:
-    """Length of the longest common prefix of two texts."""
-    if b.startswith(a):
-        return len(a)
-    low, high = 0, min(len(a), len(b))
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if a[:middle] == b[:middle] else (low, middle - 1)
-    return low
+def common_prefix(a: Sequence[object], b: Sequence[object]) -> int:
+    """Length of the beginning that two texts, or two lists of tokens, share. Whole blocks are compared at once."""
+    limit, block, at = min(len(a), len(b)), 512, 0
+    while at < limit and a[at : at + block] == b[at : at + block]:
+        at += block
+    at = min(at, limit)
+    while at < limit and a[at] == b[at]:
+        at += 1
+    return at

@@ -1,7 +1,5 @@
 """The checkpoint's tokenizer: token ids of a text, the end token, and the policy for special tokens in text."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence

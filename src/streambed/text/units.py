@@ -1,7 +1,5 @@
 """What positions in a text count: code points, or the UTF-16 or UTF-8 units that a client's strings are made of."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Vectors to a reducer: what `streambed reduce fit` does. Needs the extra `[reduce]`."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from typing import Any

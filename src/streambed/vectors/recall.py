@@ -1,7 +1,5 @@
 """How many of the nearest neighbours smaller vectors keep."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ A reducer is a folder: `reducer.json` says what it is and which model's vectors 
 linear layers with a rectifier between them. It is made by `streambed reduce fit`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """From hidden states to what a client gets: shortened, of unit length, encoded."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Sequence
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Errors as they travel."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from streambed.errors import ERROR_TABLE, Internal, RequestError

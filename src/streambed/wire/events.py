@@ -1,7 +1,5 @@
 """Events of a session: those that clients send, and those that the server sends."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """What a field takes, in words, from its JSON schema: the half of an error that helps."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

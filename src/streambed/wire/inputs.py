@@ -1,7 +1,5 @@
 """The several forms of `input`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from streambed.errors import InvalidRequest

@@ -3,8 +3,6 @@
 Errors name the field and say what it takes. No error repeats a value, which may be a secret.
 """
 
-from __future__ import annotations
-
 import codecs
 from typing import Any, TypeVar
 

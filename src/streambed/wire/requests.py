@@ -1,8 +1,6 @@
 """Bodies of requests, and what events share with them. Strict, and unknown fields are refused: a misspelt option must not
 be ignored silently."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator

@@ -1,7 +1,5 @@
 """Fields that are not known: where they stand, and which one was probably meant."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Collection, Iterator

@@ -1,7 +1,5 @@
 """CPUs: packed matrices, memory that is paged in, and few threads where few rows run."""
 
-from __future__ import annotations
-
 import mmap
 import time
 

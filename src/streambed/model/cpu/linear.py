@@ -5,9 +5,7 @@ times (measured, `benchmarks/README.md`), and its epilogues save passes over the
 operators, the ones that its compiler emits for frozen weights; where they are missing, plain PyTorch does the same sums.
 """
 
-from __future__ import annotations
-
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,7 +13,9 @@ from torch import Tensor
 from streambed.model.stock.linear import Linear
 
 _ROWS_HINT = 128  # the blocked layout hardly depends on it: packing for 8 rows or for 512 measured the same
-_pointwise: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+_operator = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+_pointwise: Callable[..., Tensor] = getattr(_operator, "default", torch.add)
+_binary: Callable[..., Tensor] = getattr(_operator, "binary", torch.add)
 
 
 class PackedLinear(Linear):
@@ -25,20 +25,16 @@ class PackedLinear(Linear):
         super().__init__(torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS_HINT), bias)
 
     def __call__(self, x: Tensor) -> Tensor:
-        result: Tensor = _pointwise(x, self.weight, self.bias, "none", [], "")
-        return result
+        return _pointwise(x, self.weight, self.bias, "none", [], "")
 
     def silu(self, x: Tensor) -> Tensor:
-        result: Tensor = _pointwise(x, self.weight, self.bias, "swish", [], "")
-        return result
+        return _pointwise(x, self.weight, self.bias, "swish", [], "")
 
     def times(self, x: Tensor, other: Tensor) -> Tensor:
-        result: Tensor = _pointwise.binary(x, other, self.weight, self.bias, "mul")
-        return result
+        return _binary(x, other, self.weight, self.bias, "mul")
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
-        result: Tensor = _pointwise.binary(x, other, self.weight, self.bias, "add")
-        return result
+        return _binary(x, other, self.weight, self.bias, "add")
 
 
 def linear(weight: Tensor, bias: Tensor | None = None) -> Linear:
@@ -47,6 +43,6 @@ def linear(weight: Tensor, bias: Tensor | None = None) -> Linear:
 
 
 def _can_pack(dtype: torch.dtype) -> bool:
-    if not torch._C._has_mkldnn or _pointwise is None:
+    if not torch._C._has_mkldnn or _operator is None:
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))

@@ -3,8 +3,6 @@
 So growth never copies and attention reads plain strided views: no page tables, no gathers.
 """
 
-from __future__ import annotations
-
 import contextlib
 import mmap
 import sys

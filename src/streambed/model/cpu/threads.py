@@ -5,8 +5,6 @@ of a core to another process holds all others up each time, so a step of few row
 from more threads, can take twenty times as long with them. Such steps run on one thread.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator
 

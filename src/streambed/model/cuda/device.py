@@ -1,7 +1,5 @@
 """GPUs of NVIDIA's, by PyTorch's own kernels."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 
 import torch

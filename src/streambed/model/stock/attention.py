@@ -4,8 +4,6 @@ By PyTorch's own kernels, chosen by shape and by what the device says of itself.
 serves every layer.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -49,7 +47,7 @@ class Plan:
     multiply: bool
     """Whether plain products beat the fused kernel where rows are many."""
     written: list[Span] = field(default_factory=list)
-    packed: list[_Packed] = field(default_factory=list)
+    packed: list["_Packed"] = field(default_factory=list)
     single: list[tuple[Span, Tensor | None, bool]] = field(default_factory=list)
     """Span, its additive mask (None: causal among its own rows, no past), and whether groups are folded."""
     blocked: list[Span] = field(default_factory=list)

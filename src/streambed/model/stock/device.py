@@ -1,7 +1,5 @@
 """A device that runs the network in plain PyTorch. Others replace what they do better."""
 
-from __future__ import annotations
-
 import functools
 from contextlib import AbstractContextManager, nullcontext
 

@@ -1,7 +1,5 @@
 """A matrix, with the epilogues that a layer needs."""
 
-from __future__ import annotations
-
 from torch import Tensor
 from torch.nn import functional
 

@@ -1,7 +1,5 @@
 """KV in one piece, which grows by a copy."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -30,7 +28,7 @@ class Slab:
         if self.written > self.kv.shape[3]:
             self.kv = self._larger()
 
-    def copy(self, source: Slab, start: int, stop: int) -> None:
+    def copy(self, source: "Slab", start: int, stop: int) -> None:
         self.kv[:, :, :, start:stop] = source.kv[:, :, :, start:stop]
 
     def _larger(self) -> Tensor:

@@ -5,8 +5,6 @@ those who wait told. The file is locked for as long as it is open, so only this 
 begin anew with it and are kept in memory.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import logging

@@ -6,8 +6,6 @@ SQLite (https://sqlite.org/wal.html) in WAL mode: with `synchronous=FULL` a comm
 end of the process. `secure_delete` overwrites what is deleted; the log is emptied by whoever erases.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sqlite3

@@ -5,8 +5,6 @@ the claim under which it was made, and the store refuses one whose epoch is not 
 not know yet that it has lost the session can write nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
