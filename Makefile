@@ -68,7 +68,7 @@ serve: .venv/serve
 	$(BIN)/streambed serve $(ARGS)
 
 test: .venv/dev
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --cov --cov-report= $(ARGS)
+	$(BIN)/pytest --numprocesses 3 --dist loadfile --cov --cov-report= $(ARGS)
 	$(BIN)/coverage report --include='*/streambed/text/*,*/streambed/engine/*,*/streambed/streams/*' --fail-under=95
 	$(BIN)/coverage report --skip-covered --fail-under=90
 

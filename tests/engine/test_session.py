@@ -299,9 +299,9 @@ def check_segments(session: Session, reference_engine: Engine, text: str, ended:
 
 @settings(max_examples=25)
 @given(
-    words=st.integers(0, 1200),
+    words=st.integers(0, 800),
     seed=st.integers(0, 9),
-    cuts=st.lists(st.integers(1, 900), max_size=15),
+    cuts=st.lists(st.integers(1, 600), max_size=12),
     instruction=st.sampled_from([None, "Find it"]),
     spaces=st.sampled_from([0, 1, 3, 900]),
 )

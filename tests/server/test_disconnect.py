@@ -109,7 +109,7 @@ def test_timeout_drops_the_rest(slow: Live) -> None:
     assert slow.post("a").status_code == 200
 
 
-def test_a_hundred_clients_that_leave_at_any_point(slow: Live) -> None:
+def test_clients_that_leave_at_any_point(slow: Live) -> None:
     dice = random.Random(7)
     # One text that is cached, several at once, long ones in chunks, mistakes, and other routes.
     kinds = [
@@ -122,7 +122,7 @@ def test_a_hundred_clients_that_leave_at_any_point(slow: Live) -> None:
         request(slow, "/tokenize", input=["word " * 300] * 20),
         b"GET /info HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
     ]
-    for _ in range(100):
+    for _ in range(40):
         data = dice.choice(kinds)
         connection = slow.connect()
         connection.sendall(data[: dice.choice([len(data), len(data), dice.randrange(len(data)), dice.randrange(300)])])

@@ -394,7 +394,7 @@ def test_kills(serving: Serve) -> None:
     """kill -9 at random instants: nothing acknowledged is lost, nothing is applied twice, nothing closed comes back."""
     seed = random.randrange(1 << 32)
     try:
-        kills(serving, seed, 4)
+        kills(serving, seed, 2)
     except BaseException as error:
         error.add_note(f"seed {seed}")
         raise
@@ -668,6 +668,7 @@ def test_second_server(serving: Serve, journal: Path) -> None:
     assert process.client.get(f"/v1/sessions/{session}").json()["revision"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "says"),
     [

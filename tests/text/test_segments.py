@@ -149,7 +149,7 @@ def test_refusals(builtin_splits: Splits) -> None:
     [
         "aGVsbG8gd29ybGQ" * 20_000,
         "\n" * 200_000 + "x",
-        "e\u0301 " * 5_000,
+        pytest.param("e\u0301 " * 5_000, marks=pytest.mark.slow),
         pytest.param(" \t" * 50_000 + "the word is here", marks=pytest.mark.slow),
         pytest.param("。" * 5_000, marks=pytest.mark.slow),
     ],
