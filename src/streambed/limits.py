@@ -33,6 +33,18 @@ LIMITS = (
     Limit("Time to read", (READ_SECONDS := 60.0), "seconds", "A client that reads nothing for so long is dropped."),
     Limit("Inputs", (MAX_INPUTS := 2048), "texts", "Of one request for embeddings, as OpenAI has it."),
     Limit("Prefixes", (MAX_PREFIXES := 2048), "places", "Of one request for prefix embeddings."),
+    Limit(
+        "Tokens that wait",
+        (MAX_QUEUED_TOKENS := 1 << 20),
+        "tokens",
+        "Of all requests and sessions. More are refused with `overloaded`; an idle engine takes any request.",
+    ),
+    Limit(
+        "Characters of a token",
+        (CHARACTERS_PER_TOKEN := 32),
+        "characters",
+        "More than any text has on average: a text longer than the window times this is refused without tokenising it.",
+    ),
     Limit("Watches", (MAX_WATCHES := 64), "watches", "Of one session."),
     Limit("Event id", (MAX_EVENT_ID := 64), "characters", "Of `event_id`."),
     Limit(

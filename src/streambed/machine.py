@@ -70,8 +70,7 @@ def _free_in_container(limit: str, usage: str, cache: str) -> int | None:
     if not most.isdigit() or not used.isdigit():
         return None
     stat = [line.split() for line in (_read((_CGROUP / usage).parent / "memory.stat") or "").splitlines()]
-    droppable = sum(int(row[1]) for row in stat if len(row) == 2 and row[0] == cache)
-    return max(0, int(most) - int(used) + droppable)
+    return max(0, int(most) - int(used) + sum(int(row[1]) for row in stat if len(row) == 2 and row[0] == cache))
 
 
 def meminfo() -> dict[str, int]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from streambed import machine
 from streambed.doctor import checkpoint as checkpoint_module
 from streambed.engine.engine import Engine
 
@@ -14,7 +15,10 @@ from streambed.engine.engine import Engine
 def examine(engine: Engine, **info: Any) -> dict[str, tuple[str, str]]:
     """info: what the engine says of itself in other words."""
     told = SimpleNamespace(
-        info=SimpleNamespace(**vars(engine.info) | info), checkpoint=engine.checkpoint, prompt=engine.prompt
+        info=SimpleNamespace(**vars(engine.info) | info),
+        checkpoint=engine.checkpoint,
+        compute=engine.compute,
+        prompt=engine.prompt,
     )
     found = checkpoint_module.examine(told, 1.25)  # type: ignore[arg-type]
     return {finding.name: (finding.status, finding.detail) for finding in found}
@@ -36,9 +40,9 @@ def test_bfloat16_on_a_processor_without_it(tiny_engine: Engine, monkeypatch: py
 
 
 def test_less_memory_than_the_budget(tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint_module, "free_memory", lambda device: 1 << 30)
+    monkeypatch.setattr(machine, "free_memory", lambda: 1 << 30)
     status, detail = examine(tiny_engine, kv_memory=2 << 30)["KV"]
     assert (status, detail.endswith(", but 1.00 GiB are free; lower --kv-memory")) == ("warn", True)
     assert examine(tiny_engine, kv_memory=1 << 30)["KV"][0] == "ok"
-    monkeypatch.setattr(checkpoint_module, "free_memory", lambda device: None)
+    monkeypatch.setattr(machine, "free_memory", lambda: None)
     assert examine(tiny_engine, kv_memory=2 << 60)["KV"][0] == "ok"

@@ -110,8 +110,7 @@ def text_options(required: bool) -> Callable[[Callback], Callback]:
     """The flags that say which files texts come from."""
 
     def add(command: Callback) -> Callback:
-        field = option("--field", default="text", help="Field of a JSONL line that holds the text.", group="Texts")
-        inputs = option(
+        return option(
             "--input",
             "-i",
             "inputs",
@@ -119,8 +118,7 @@ def text_options(required: bool) -> Callable[[Callback], Callback]:
             required=required,
             help="File with one text a line (blank lines are left out), or .jsonl; - is standard input (repeatable).",
             group="Texts",
-        )
-        return inputs(field(command))
+        )(option("--field", default="text", help="Field of a JSONL line that holds the text.", group="Texts")(command))
 
     return add
 

@@ -122,8 +122,7 @@ def run(settings: Settings) -> None:
             reducers[name].check(path, info.fingerprint)
             card, mark = reducers[name].card, reducers[name].fingerprint
             logger.info("Reducer: %s, %s to %d dimensions, fingerprint %s", name, card.method, card.dimensions, mark)
-        app = create_app(engine, settings, keys, journal, reducers, metrics)
-        Listener(app, settings).run(sockets=[listener])
+        Listener(create_app(engine, settings, keys, journal, reducers, metrics), settings).run(sockets=[listener])
     finally:
         engine.close(timeout=5.0)
 

@@ -59,8 +59,7 @@ def stream(
     except TypeError as error:
         names = " or ".join(name for name in ("emit", "watch") if name in options)
         raise InvalidRequest(f"{names} cannot be written as JSON: {error}", names.split()[0]) from None
-    checked = validate(SessionOptions, plain)
-    for index, each in enumerate(checked.watch):
+    for index, each in enumerate(validate(SessionOptions, plain).watch):
         if (each.text is None) == (each.embedding is None):
             raise InvalidRequest(f"watch[{index}]: give text or embedding, one of them", f"watch[{index}]")
     return plain

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-from streambed.doctor.machine import free_memory
+from streambed import machine
 from streambed.doctor.report import Answer, Finding, gib
 from streambed.engine.engine import Engine
 from streambed.model.choice import multiplies_bfloat16
@@ -59,7 +59,8 @@ def _window(engine: Engine) -> Answer:
 
 
 def _budget(engine: Engine) -> Answer:
-    info, free = engine.info, free_memory(engine.info.device)
+    info, memory = engine.info, engine.compute.memory()
+    free = machine.free_memory() if memory is None else memory.free
     held = info.kv_memory // info.kv_bytes_per_token
     detail = f"{gib(info.kv_memory)} for {held:,} tokens of {info.kv_bytes_per_token / 1024:,.1f} KiB"
     if free is not None and info.kv_memory > free:

@@ -33,8 +33,7 @@ def examine(engine: Engine) -> Iterator[Finding]:
     texts = _texts(engine)
     one_shot: dict[str, Vectors] = {}
     for way in (_streamed, _edited, _batched, _prefixes):
-        compare = partial(_compare, engine, way(engine, texts), one_shot)
-        yield attempt("exactness", way.__name__.strip("_"), compare)
+        yield attempt("exactness", way.__name__.strip("_"), partial(_compare, engine, way(engine, texts), one_shot))
     yield attempt("exactness", "integrity", partial(_integrity, engine))
 
 
@@ -74,8 +73,7 @@ def _streamed(engine: Engine, texts: list[str]) -> Pairs:
     """Appended in pieces, and embedded halfway and at the end."""
     for text in texts:
         scale = 1 + len(text) // 1000  # a long text is appended in larger pieces
-        sums = accumulate(size * scale for size in cycle(_CHUNKS))
-        ends = [0, *takewhile(len(text).__gt__, sums), len(text)]
+        ends = [0, *takewhile(len(text).__gt__, accumulate(size * scale for size in cycle(_CHUNKS))), len(text)]
         with engine.open_session() as session:
             for number, (start, end) in enumerate(pairwise(ends)):
                 session.append(text[start:end])

@@ -10,6 +10,7 @@ import torch
 import streambed
 from streambed import machine
 from streambed.doctor.report import Finding, gib
+from streambed.model.choice import find_gpus
 
 MIN_DESCRIPTORS = 256
 """Fewer are soon used up: each connection takes one, beside those of the process itself."""
@@ -29,7 +30,7 @@ def examine() -> Iterator[Finding]:
         _memory(),
         _found("huge pages", "ok" if pages else "note", pages or "unknown"),
         _open_files(),
-        *_cuda(),
+        *_gpus(),
         _found(
             "versions",
             "ok",
@@ -37,13 +38,6 @@ def examine() -> Iterator[Finding]:
             f"numpy {numpy}, tokenizers {tokenizers}",
         ),
     )
-
-
-def free_memory(device: str) -> int | None:
-    """Bytes that the device can still give, a container's limit counted; None where the system does not say."""
-    if device.startswith("cuda"):
-        return int(torch.cuda.mem_get_info(torch.device(device))[0])
-    return machine.free_memory()
 
 
 def _memory() -> Finding:
@@ -70,13 +64,10 @@ def _open_files() -> Finding:
     return _found("open files", "ok", detail)
 
 
-def _cuda() -> Iterator[Finding]:
-    if not torch.cuda.is_available():
+def _gpus() -> Iterator[Finding]:
+    gpus = find_gpus()
+    if not gpus:
         yield _found("CUDA", "note", "no device that PyTorch sees")
-        return
-    for index in range(torch.cuda.device_count()):
-        about = torch.cuda.get_device_properties(index)
-        bfloat16 = "" if torch.cuda.get_device_capability(index) >= (8, 0) else "no "
-        free = free_memory(f"cuda:{index}") or 0
-        detail = f"{about.name}, {gib(about.total_memory)}, {gib(free)} free, {bfloat16}native bfloat16"
+    for index, gpu in enumerate(gpus):
+        detail = f"{gpu.name}, {gib(gpu.total)}, {gib(gpu.free)} free, {'' if gpu.bfloat16 else 'no '}native bfloat16"
         yield _found(f"CUDA {index}", "ok", detail)

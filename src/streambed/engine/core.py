@@ -16,6 +16,7 @@ from streambed.engine.sequence import Sequence as TokenSequence
 from streambed.engine.stats import EngineStats, LaneStats, StepReport
 from streambed.engine.step_budget import StepBudget
 from streambed.errors import Internal, NotReady, Overloaded, SettingsError
+from streambed.limits import MAX_QUEUED_TOKENS
 from streambed.machine import usable_memory
 from streambed.model.checkpoint import Checkpoint
 from streambed.model.choice import open_device
@@ -24,8 +25,6 @@ from streambed.process import ProcessBound
 
 logger = logging.getLogger(__name__)
 
-MAX_QUEUED_TOKENS = 1 << 20
-"""Beyond this much waiting work, more is refused; an idle engine takes any request."""
 MAX_FAILURES = 3
 """Steps that may fail one after another before the engine gives up."""
 

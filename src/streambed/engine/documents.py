@@ -5,6 +5,7 @@ from typing import Literal
 
 from streambed.engine.prefix_embeddings import Prefixes
 from streambed.errors import CheckpointError, DeadlineExceeded, TooLarge
+from streambed.limits import CHARACTERS_PER_TOKEN
 from streambed.model.checkpoint import Checkpoint
 from streambed.text.cuts import check_offsets, cut, token_ends
 from streambed.text.incremental import IncrementalTokenizer, Splits
@@ -14,10 +15,6 @@ from streambed.text.sentences import sentence_ends
 from streambed.text.strings import check_text
 from streambed.text.tokenizer import SpecialTokens, Tokenizer
 from streambed.vectors.shape import check_dimensions
-
-CHARACTERS_PER_TOKEN = 32
-"""More characters a token than any text has on average: a text longer than the window times this is refused without
-tokenising it."""
 
 
 class Documents:

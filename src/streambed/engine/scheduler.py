@@ -259,8 +259,7 @@ class Scheduler:
             cached = max(task.cached - task.behind, 0)
             self.cached_tokens += cached
             queued, computed = task.started - task.arrived, now - task.started
-            rows = task.rows + len(task.probes)
-            task.answer(Embedding(vectors, cached, rows, queued, computed, task.lane))
+            task.answer(Embedding(vectors, cached, task.rows + len(task.probes), queued, computed, task.lane))
         else:
             task.fail(Internal("the model gave a value that is not finite for this text"))
 

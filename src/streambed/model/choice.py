@@ -1,5 +1,7 @@
 """Which device runs a checkpoint, and in which numbers."""
 
+from typing import NamedTuple
+
 import torch
 
 from streambed import machine
@@ -54,3 +56,21 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.get_device_capability(device) >= (8, 0))
     return device.type == "cpu" and machine.multiplies_bfloat16()
+
+
+class GPU(NamedTuple):
+    """One that could be chosen: bytes of memory, and whether it multiplies bfloat16 natively."""
+
+    name: str
+    total: int
+    free: int
+    bfloat16: bool
+
+
+def find_gpus() -> list[GPU]:
+    """Those that PyTorch can use by CUDA, in the order of their numbers."""
+    gpus = []
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        about, (free, _) = torch.cuda.get_device_properties(index), torch.cuda.mem_get_info(index)
+        gpus.append(GPU(about.name, about.total_memory, free, multiplies_bfloat16(torch.device("cuda", index))))
+    return gpus

@@ -93,17 +93,16 @@ def load_network(
         for index in range(config.num_layers):
             at = f"layers.{index}."
             scale = config.head_dim**-0.5
-            qk_norm = torch.cat(
-                (
-                    (norm(f"{at}self_attn.q_norm.weight") * scale).expand(config.num_heads, -1),
-                    norm(f"{at}self_attn.k_norm.weight").expand(config.num_kv_heads, -1),
-                )
-            )
             layers.append(
                 Layer(
                     attention_norm=norm(f"{at}input_layernorm.weight"),
                     qkv=linear(*(f"{at}self_attn.{part}_proj" for part in "qkv")),
-                    qk_norm=qk_norm,
+                    qk_norm=torch.cat(
+                        (
+                            (norm(f"{at}self_attn.q_norm.weight") * scale).expand(config.num_heads, -1),
+                            norm(f"{at}self_attn.k_norm.weight").expand(config.num_kv_heads, -1),
+                        )
+                    ),
                     output=linear(f"{at}self_attn.o_proj"),
                     mlp_norm=norm(f"{at}post_attention_layernorm.weight"),
                     gate=linear(f"{at}mlp.gate_proj"),
@@ -111,15 +110,14 @@ def load_network(
                     down=linear(f"{at}mlp.down_proj"),
                 )
             )
-        network = Qwen3(
+        return Qwen3(
             config=config,
             operators=operators,
             embedding=embedding,
             layers=tuple(layers),
             final_norm=norm("norm.weight"),
             rotary=rotary_table(config, checkpoint.window, device),
-        )
-        return network, reader.digest()
+        ), reader.digest()
 
 
 class _Reader:

@@ -24,7 +24,7 @@ class Bodies(Layer):
             _check_media(headers)
             body = await _read(headers, receive, self._limit_of(row))
             if body is None:
-                return  # nobody waits for an answer
+                return  # the client has left
             receive = _replay(body, receive)
         await self.app(scope, receive, send)
 
@@ -37,8 +37,7 @@ def _check_media(headers: dict[bytes, bytes]) -> None:
         raise UnsupportedMedia("compressed bodies are not accepted")
     if headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers:
         return  # there is no body
-    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    if kind != b"application/json":
+    if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
         raise UnsupportedMedia("Content-Type must be application/json")
 
 

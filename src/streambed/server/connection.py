@@ -1,5 +1,4 @@
-"""Deadlines that uvicorn lacks: for the head of a request, and for a client to read: uvicorn waits for ever for the head
-of a request and for a client to read."""
+"""Deadlines that uvicorn lacks: it waits for ever for the head of a request, and for a client to read."""
 
 from __future__ import annotations
 

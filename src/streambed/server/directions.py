@@ -63,5 +63,4 @@ def _fixed(path: str, template: str) -> tuple[str, str]:
 
 def _safe(words: str) -> str:
     """A client's path, shortened and without characters that could forge a log line or markup."""
-    shown = re.sub(r"[^A-Za-z0-9._~/{}:@+-]", "?", words[:_LONGEST])
-    return shown + ("..." if len(words) > _LONGEST else "")
+    return re.sub(r"[^A-Za-z0-9._~/{}:@+-]", "?", words[:_LONGEST]) + ("..." if len(words) > _LONGEST else "")

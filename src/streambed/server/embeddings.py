@@ -181,8 +181,7 @@ class Embeddings:
                 {"index": index, "count": len(ids), "tokens": ids, "pieces": tokenizer.decode(ids)}
                 for index, ids in enumerate(tokens)
             ]
-            window = self._engine.info.max_tokens
-            return Json({"object": "list", "prompt": prompt, "max_tokens": window, "data": data})
+            return Json({"object": "list", "prompt": prompt, "max_tokens": self._engine.info.max_tokens, "data": data})
 
         return await self._work(work, len(body))
 
@@ -248,8 +247,7 @@ def _write(asked: EmbeddingsRequest, form: Form, inputs: Inputs, embeddings: lis
         if len(document.segments) > 1 or document.truncated:
             told = {"index": index, "segments": len(document.segments), "tokens": sum(document.weights)}
             long_inputs.append(told | {"truncated": document.truncated})
-    prompt_tokens = sum(len(segment.ids) + 1 for segment in inputs.wanted)
-    reply = _reply(asked, data, prompt_tokens, embeddings)
+    reply = _reply(asked, data, sum(len(segment.ids) + 1 for segment in inputs.wanted), embeddings)
     return reply | {"long_inputs": long_inputs} if long_inputs else reply
 
 

@@ -43,8 +43,7 @@ class Health:
 
     async def models(self, request: Request) -> Response:
         """OpenAI's list of models, with window and dimensions."""
-        data = [self._model(name) for name in self._embeddings.names]
-        return Json({"object": "list", "data": data})
+        return Json({"object": "list", "data": [self._model(name) for name in self._embeddings.names]})
 
     async def model(self, request: Request) -> Response:
         """One served model, by its name."""

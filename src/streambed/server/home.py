@@ -23,5 +23,4 @@ async def home(request: Request) -> Response:
     prefix = request.scope.get("root_path", "")
     if "text/html" in request.headers.get("accept", ""):
         return RedirectResponse(f"{prefix}/playground/", 307, _HEADERS)
-    places = {name: prefix + path for name, path in PLACES.items()}
-    return Json({"service": "Streambed", **places}, headers=_HEADERS)
+    return Json({"service": "Streambed", **{name: prefix + path for name, path in PLACES.items()}}, headers=_HEADERS)

@@ -45,11 +45,13 @@ class Keys(Layer):
         """The owner whose key this is; where none is asked for, everybody is the same one."""
         if not self.keys:
             return ""
-        matches = [hmac.compare_digest(given, key) for key in self.keys]  # all of them, whichever matches
+        matches = [
+            hmac.compare_digest(given, key) for key in self.keys
+        ]  # with all, so that the time does not tell which one matches
         return hashlib.sha256(given).hexdigest() if any(matches) else None
 
     def _visitor(self, headers: dict[bytes, bytes]) -> str | None:
-        """Whose cookie it is. Browsers send it for pages of this site alone; where they say for which, it must be ours."""
+        """The owner of the cookie. Where the browser says which page sends it, that page must be ours."""
         site = headers.get(b"sec-fetch-site", b"same-origin")
         origin, host = (headers.get(name, b"").decode("latin-1") for name in (b"origin", b"host"))
         if site != b"same-origin" or (b"origin" in headers and not same_host(origin, host)):

@@ -165,6 +165,7 @@ class _Present(Collector):
         yield _gauges("queue_tasks", "Texts that wait to begin.", "lane", waiting)
         oldest = {lane: queue.oldest_s for lane, queue in stats.lanes.items()}
         yield _gauges("queue_oldest_seconds", "Age of the oldest of them.", "lane", oldest)
+        yield _gauge("step_budget_rows", "Rows that a step may have, as measured from steps so far.", stats.step_rows)
         yield CounterMetricFamily("streambed_evictions", "Texts whose KV was evicted.", stats.evictions)
         yield CounterMetricFamily("streambed_rebuilds", "Sessions computed again after that.", stats.rebuilds)
         yield _gauge("kv_bytes", "Memory that KV takes.", stats.kv_bytes)

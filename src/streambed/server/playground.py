@@ -91,8 +91,7 @@ class Playground:
 
     async def enter(self, request: Request) -> Response:
         """Takes a key; answers with the cookie of a visit."""
-        asked = parse_body(KeyRequest, request, await request.body())
-        owner = self._owner_of(asked.api_key.strip().encode())
+        owner = self._owner_of(parse_body(KeyRequest, request, await request.body()).api_key.strip().encode())
         if owner is None:
             raise Unauthorized("this is not a key of this server", "api_key")
         response = Response(status_code=204)

@@ -16,7 +16,7 @@ Dialect = Callable[[RequestError], tuple[int, dict[str, Any]]]
 """How another server says errors: status and body."""
 LINGER_SECONDS = 10.0
 IDLE_SECONDS = 0.5
-"""How long, and how long without a byte, a client may go on to send what is too large."""
+"""Seconds in all, and seconds without a byte, for which the rest of a body that is too large is read and dropped."""
 
 
 class Json(Response):

@@ -50,19 +50,16 @@ class Sessions:
 
     async def create(self, request: Request) -> Response:
         """Opens a session. It lives while a socket holds it, or for the time to live after each change or embedding."""
-        options = await _parse(SessionOptions, request)
-        stream = await self._registry.create(request.state.owner, options)
+        stream = await self._registry.create(request.state.owner, await _parse(SessionOptions, request))
         return _reply(stream.report(SessionCreated), 201)
 
     async def list(self, request: Request) -> Response:
         """Lists the sessions of this key."""
-        data = [stream.state() for stream in self._registry.of(request.state.owner)]
-        return Json({"object": "list", "data": data})
+        return Json({"object": "list", "data": [stream.state() for stream in self._registry.of(request.state.owner)]})
 
     async def get(self, request: Request) -> Response:
         """Reports the state of a session: where an append must start, and its revision. Does not prolong its life."""
-        stream = self._registry.find(request.state.owner, request.path_params["session"])
-        return Json(stream.state())
+        return Json(self._registry.find(request.state.owner, request.path_params["session"]).state())
 
     async def delete(self, request: Request) -> Response:
         """Ends a session. Its text is erased before the answer, or as soon as the journal can be written."""

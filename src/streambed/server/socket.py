@@ -218,8 +218,7 @@ class Socket:
         match event:
             case SessionFork():
                 self._check_room()
-                twin = await registry.fork(held)
-                self._take(twin, event.event_id, SessionCreated, forked_from=held.id)
+                self._take(await registry.fork(held), event.event_id, SessionCreated, forked_from=held.id)
             case SessionClose():
                 await registry.close(held, self, event.event_id)
             case _:

@@ -51,17 +51,16 @@ class Registry:
         self._count: Counter[str] = Counter()
         self._sweeper: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        limits = Limits(
-            max_characters=min(settings.max_session_characters, engine.documents.max_characters),
-            max_tokens=engine.info.max_tokens - 1,
-            max_frame_bytes=MAX_FRAME_BYTES,
-        )
         self._host = Host(
             engine,
             reducers or Reducers(engine.info.dimensions, {}, engine.info.default_dimensions),
             store,
             self._pool,
-            limits,
+            Limits(
+                max_characters=min(settings.max_session_characters, engine.documents.max_characters),
+                max_tokens=engine.info.max_tokens - 1,
+                max_frame_bytes=MAX_FRAME_BYTES,
+            ),
             settings.max_session_characters,
             settings.timeout,
             settings.session_ttl,

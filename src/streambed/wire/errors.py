@@ -22,8 +22,7 @@ def error_of(body: Any, status: int | None = None) -> RequestError:
     described = body.get("error") if isinstance(body, dict) else None
     if not isinstance(described, dict):
         body, described = {}, {}
-    by_code = {error.code: error for error in ERROR_TABLE}
-    kind = by_code.get(str(described.get("code")))
+    kind = {error.code: error for error in ERROR_TABLE}.get(str(described.get("code")))
     if kind is None:
         kind = next((error for error in ERROR_TABLE if error.status == status), Internal)
     error = kind(str(described.get("message", f"the server answered {status}")), described.get("param"))
