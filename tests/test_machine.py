@@ -125,6 +125,16 @@ def test_processor(pretend: Pretend) -> None:
     assert machine.processor() == "A Processor: 9"
 
 
+def test_features(pretend: Pretend) -> None:
+    """Those of the first processor, in an order of their own: what is built is kept by them."""
+    pretend({"proc/cpuinfo": "model name\t: A\nflags\t\t: sse2 fma avx2\n\nmodel name\t: A\nflags\t\t: sse2"})
+    assert machine.features() == ["A", "avx2", "fma", "sse2"]
+    pretend({"proc/cpuinfo": "Features\t: fp asimd"})
+    assert machine.features()[1:] == ["asimd", "fp"]
+    pretend({"proc/cpuinfo": "vendor_id\t: none"})
+    assert len(machine.features()) == 1
+
+
 @pytest.mark.parametrize(("words", "chosen"), [("always [madvise] never", "madvise"), ("never", "never")])
 def test_huge_pages(pretend: Pretend, words: str, chosen: str) -> None:
     assert machine.huge_pages() is None

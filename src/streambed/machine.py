@@ -106,6 +106,13 @@ def processor() -> str:
     return platform.processor() or platform.machine() or "unknown"
 
 
+def features() -> list[str]:
+    """The processor's name and all extensions that the system knows of it: what is built for one may not run on another."""
+    lines = (_read(Path("proc/cpuinfo")) or "").splitlines()
+    known = next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), [])
+    return [processor(), *sorted(known)]
+
+
 def instructions() -> str:
     """The instructions that PyTorch finds and uses on this processor, such as `AVX512, AVX512-BF16, no AMX`."""
     import torch

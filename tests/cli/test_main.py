@@ -164,6 +164,7 @@ VALUES: dict[str, tuple[list[str], Any]] = {
     "reducer": (["a=./b", "c=d=e"], ("a=./b", "c=d=e")),
     "dtype": (["bfloat16"], "bfloat16"),
     "device": (["cuda:1"], "cuda:1"),
+    "kernels": (["torch"], "torch"),
     "threads": (["3"], 3),
     "kv_memory": (["1.5GiB"], 3 << 29),
     "max_batch_tokens": (["64"], 64),

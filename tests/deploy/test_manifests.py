@@ -147,7 +147,7 @@ def test_image_has_the_versions_that_were_tested() -> None:
 def test_every_installation_is_given_the_settings_of_pip() -> None:
     """By a mount: a file that is copied, or an argument, would stay in a layer or in what is said of it."""
     installing = [line for line in DOCKERFILE.splitlines() if "pip install" in line]
-    assert len(installing) == 3
+    assert len(installing) == 4
     assert all(
         line.startswith("RUN --mount=type=secret,id=pip,target=/etc/pip.conf pip install ") for line in installing
     )

@@ -39,10 +39,10 @@ class Gate:
         self.run, self.entered, self.opened = engine.compute._device.run, threading.Event(), threading.Event()
         monkeypatch.setattr(engine.compute._device, "run", self)
 
-    def __call__(self, batch: Batch) -> np.ndarray:
+    def __call__(self, batch: Batch, *more: Any) -> np.ndarray:
         self.entered.set()
         assert self.opened.wait(60)
-        return self.run(batch)
+        return self.run(batch, *more)
 
 
 def ids(engine: Engine, text: str) -> list[int]:
@@ -249,7 +249,8 @@ def test_settings_are_refused_before_loading(tiny_checkpoint: Path) -> None:
     for bad in (
         {"dtype": "float16"}, {"dtype": None}, {"dtype": 16}, {"device": "tpu"}, {"device": 0}, {"device": None},
         {"max_batch_tokens": 0}, {"max_batch_tokens": 1.5}, {"kv_memory": 1}, {"kv_memory": "4GB"}, {"kv_memory": True},
-        {"special_tokens": "keep"}, {"special_tokens": None}, {"model": None}, {"model": 3},
+        {"special_tokens": "keep"}, {"special_tokens": None}, {"model": None}, {"model": 3}, {"kernels": "fast"},
+        {"kernels": None},
     ):  # fmt: skip
         (name,) = bad
         with pytest.raises(SettingsError, match=f"^{name} is ") as caught:
@@ -371,12 +372,12 @@ def test_a_failed_step_is_told_and_survived(
     engine = open_engine()
     run, failures = engine.compute._device.run, 2
 
-    def flaky(batch: Batch) -> np.ndarray:
+    def flaky(batch: Batch, *more: Any) -> np.ndarray:
         nonlocal failures
         failures -= 1
         if failures >= 0:
             raise RuntimeError("out of memory")
-        return run(batch)
+        return run(batch, *more)
 
     monkeypatch.setattr(engine.compute._device, "run", flaky)
     for _ in range(2):
@@ -446,8 +447,8 @@ def test_a_value_that_is_not_finite(open_engine: Callable[..., Engine], monkeypa
     engine = open_engine()
     run = engine.compute._device.run
 
-    def poisoned(batch: Batch) -> np.ndarray:
-        vectors = run(batch).copy()
+    def poisoned(batch: Batch, *more: Any) -> np.ndarray:
+        vectors = run(batch, *more).copy()
         vectors[[part.ids[0] == 666 for part in batch.parts]] = np.inf
         return vectors
 

@@ -251,9 +251,9 @@ def test_a_timeout_leaves_the_session_usable(
     session = engine.open_session("text")
     run, released = engine.compute._device.run, threading.Event()
 
-    def slow(step):  # type: ignore[no-untyped-def]
+    def slow(*step):  # type: ignore[no-untyped-def]
         released.wait(30)
-        return run(step)
+        return run(*step)
 
     monkeypatch.setattr(engine.compute._device, "run", slow)
     with pytest.raises(TimeoutError):

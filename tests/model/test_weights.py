@@ -162,7 +162,7 @@ def test_loaded_network_has_the_files_values(tmp_path: Path, monkeypatch: pytest
         order = [base + half for base in range(8) for half in (0, 8)]
         return torch.cat([head[order] for head in rows.split(16)])
 
-    monkeypatch.setattr(streambed.model.cpu.linear, "_can_pack", lambda dtype: False)
+    monkeypatch.setattr(streambed.model.cpu.linear, "can_pack", lambda dtype: False)
     directory = make(tmp_path / "biased", attention_bias=True)
     tensors = load_file(directory / "model.safetensors")
     network, _ = load(directory)
@@ -405,7 +405,7 @@ def test_network_keeps_no_view_of_the_file(
 ) -> None:
     """Stored as it is served, so that nothing but a copy on purpose parts the two."""
     if not packs:
-        monkeypatch.setattr(streambed.model.cpu.linear, "_can_pack", lambda dtype: False)
+        monkeypatch.setattr(streambed.model.cpu.linear, "can_pack", lambda dtype: False)
     directory = make(tmp_path / "case", dtype=dtype, attention_bias=True)
     file = directory / "model.safetensors"
     network, _ = load(directory, dtype)

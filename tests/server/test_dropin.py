@@ -204,7 +204,7 @@ def test_failures_are_theirs(serve: Serve, open_engine: Any) -> None:
 def test_an_engine_that_fails_is_theirs(serve: Serve, open_engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     live = serve(engine=open_engine())
 
-    def fail(step: object) -> Any:
+    def fail(*_: object) -> Any:
         raise RuntimeError("a kernel failed")
 
     monkeypatch.setattr(live.engine.compute._device, "run", fail)

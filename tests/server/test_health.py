@@ -47,7 +47,7 @@ def test_closed_engine(serve: Serve, open_engine: Any) -> None:
 def test_engine_that_died(serve: Serve, open_engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     live = serve(engine=open_engine(max_batch_tokens=48))
 
-    def fail(step: object) -> Any:
+    def fail(*_: object) -> Any:
         raise RuntimeError("out of memory in /some/path")
 
     monkeypatch.setattr(live.engine.compute._device, "run", fail)
@@ -66,10 +66,10 @@ def test_one_failed_step_is_forgiven(serve: Serve, open_engine: Any, monkeypatch
     live = serve(engine=open_engine(max_batch_tokens=48))
     run, failures = live.engine.compute._device.run, iter([True, True, False, True, True, False])
 
-    def sometimes(step: Any) -> Any:
+    def sometimes(*step: Any) -> Any:
         if next(failures, False):
             raise RuntimeError("a kernel failed")
-        return run(step)
+        return run(*step)
 
     monkeypatch.setattr(live.engine.compute._device, "run", sometimes)
     assert [live.post("a").status_code for _ in range(7)] == [500, 500, 200, 500, 500, 200, 200]
@@ -82,9 +82,9 @@ def test_engine_that_hangs(serve: Serve, open_engine: Any, monkeypatch: pytest.M
     live = serve(engine=open_engine(max_batch_tokens=48))
     run, go_on = live.engine.compute._device.run, threading.Event()
 
-    def hang(step: Any) -> Any:
+    def hang(*step: Any) -> Any:
         assert go_on.wait(20)
-        return run(step)
+        return run(*step)
 
     monkeypatch.setattr(live.engine.compute._device, "run", hang)
     codes: list[int] = []

@@ -164,7 +164,7 @@ def test_memory_that_runs_out_is_told_apart(engine: Engine, serve: Serve, monkey
     live = serve()
     before = scrape(live)
 
-    def fail(step: Any) -> None:
+    def fail(*_: Any) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
     monkeypatch.setattr(engine.compute._device, "run", fail)

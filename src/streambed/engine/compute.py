@@ -28,6 +28,8 @@ class ComputeInfo:
     threads: int
     single_thread_rows: int
     """Steps that cost up to so many rows run on one thread; 0 where none does."""
+    kernels: str
+    """What small steps run on: `native`, or `torch` and why."""
 
 
 class Compute(Protocol):

@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Self, get_args
 
 from streambed.errors import SettingsError
+from streambed.model.device import Kernels
 from streambed.text.tokenizer import SpecialTokens
 
 
@@ -16,6 +17,8 @@ class EngineOptions:
     """`float32` or `bfloat16`."""
     device: str = "auto"
     """`cpu`, `cuda`, `cuda:N` or `mps`."""
+    kernels: Kernels = "auto"
+    """`auto`: small steps on a CPU run on native kernels, built at the first start, where that can be; `torch`: on none."""
     kv_memory: int | None = None
     """Bytes for KV; a quarter of the memory by default."""
     max_batch_tokens: int | None = None
@@ -36,5 +39,7 @@ class EngineOptions:
             number: Any = getattr(self, name)
             if number is not None and (type(number) is not int or number < 1):
                 raise SettingsError(f"is {number!r}; an integer of at least 1 is expected", name)
+        if self.kernels not in (modes := get_args(Kernels)):
+            raise SettingsError(f"is {self.kernels!r}; {' or '.join(modes)} is expected", "kernels")
         if self.special_tokens not in (modes := get_args(SpecialTokens)):
             raise SettingsError(f"is {self.special_tokens!r}; {' or '.join(modes)} is expected", "special_tokens")

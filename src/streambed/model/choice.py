@@ -9,17 +9,17 @@ from streambed.errors import SettingsError
 from streambed.model.checkpoint import Checkpoint
 from streambed.model.cpu.device import CPU
 from streambed.model.cuda.device import CUDA
-from streambed.model.device import Device
+from streambed.model.device import Device, Kernels
 from streambed.model.stock.device import Stock
 
 DEVICES: dict[str, type[Stock]] = {"cpu": CPU, "cuda": CUDA, "mps": Stock}
 """By PyTorch's names. `mps`, Apple's GPU, is for those who try it: we have not run it."""
 
 
-def open_device(checkpoint: Checkpoint, device: str, dtype: str) -> Device:
+def open_device(checkpoint: Checkpoint, device: str, dtype: str, kernels: Kernels = "auto") -> Device:
     """The device, still without the checkpoint's weights. Raises SettingsError."""
     where = choose_device(device)
-    return DEVICES[where.type](checkpoint.config, where, choose_dtype(dtype, where, checkpoint.is_builtin))
+    return DEVICES[where.type](checkpoint.config, where, choose_dtype(dtype, where, checkpoint.is_builtin), kernels)
 
 
 def choose_device(device: str) -> torch.device:

@@ -4,8 +4,8 @@ The engine decides which rows run next and who pays for memory. What a slot is m
 network is stored is a device's own; nothing outside `model/` asks which device there is.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from streambed.model.checkpoint import Checkpoint
 
 Vectors = NDArray[np.float32]
+Kernels = Literal["auto", "torch"]
 
 
 class KV(Protocol):
@@ -81,6 +82,10 @@ class Device(Protocol):
     slots_per_page: int
     """Memory is taken for so many slots at a time."""
     threads: int
+    pauses: int
+    """Places within a run at which it calls `between`; 0 if it cannot."""
+    kernels: str
+    """What small steps run on: `native`, or `torch` and why."""
     single_thread_rows: int
     """Batches that cost up to so many rows run on one thread."""
     padding: int
@@ -99,8 +104,11 @@ class Device(Protocol):
     def row_cost(self, context: int) -> float:
         """What a row costs after `context` tokens, in rows without context."""
 
-    def run(self, batch: Batch) -> Vectors:
+    def run(self, batch: Batch, between: Callable[[], None] | None = None) -> Vectors:
         """Copies and computes; the hidden states of the probes in their order: float32 [probes, hidden].
+
+        between: is called after each layer but the last, once all copies are made, and may run other batches, of other
+        sequences.
 
         Raises RuntimeError, MemoryError or OSError where the device fails, or has not the memory.
         """

@@ -59,10 +59,18 @@ class Qwen3:
         return self.embedding.dtype
 
     @torch.inference_mode()
-    def forward(self, ids: Tensor, positions: Tensor, attend: Attend, wanted: Tensor) -> Tensor:
+    def forward(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        attend: Attend,
+        wanted: Tensor,
+        between: Callable[[], None] | None = None,
+    ) -> Tensor:
         """Runs one step.
 
-        ids, positions: int64 [rows]; wanted: int64 [probes], the rows whose final hidden state is asked for.
+        ids, positions: int64 [rows]; wanted: int64 [probes], the rows whose final hidden state is asked for. between: is
+        called between two layers.
         Returns float32 [probes, hidden], after the final norm.
         """
         config, rms_norm = self.config, self.operators.rms_norm
@@ -70,6 +78,8 @@ class Qwen3:
         turn = self.rotary[positions][:, None]  # [rows, 1, head_dim / 2]
         hidden = self.embedding[ids]
         for index, layer in enumerate(self.layers):
+            if index and between is not None:
+                between()
             qkv = layer.qkv(rms_norm(hidden, layer.attention_norm, config.rms_norm_eps)).view(len(ids), -1, dim)
             qk = rms_norm(qkv[:, : heads + kv_heads], layer.qk_norm, config.rms_norm_eps, torch.float32)
             qk = rotate(qk, turn).to(self.dtype)

@@ -70,7 +70,7 @@ def test_large_networks_are_not_even_measured(tiny_checkpoint: Path, monkeypatch
     monkeypatch.setattr(Threads, "measure", lambda threads, run: measured.append(threads))
     checkpoint = find_checkpoint(str(tiny_checkpoint))
     for _ in range(2):
-        CPU(checkpoint.config, torch.device("cpu"), torch.float32).load(checkpoint, 0)
+        CPU(checkpoint.config, torch.device("cpu"), torch.float32, "torch").load(checkpoint, 0)
         monkeypatch.setattr(cpu_device, "SMALL_NETWORK", 1000)
     assert len(measured) == 1
 

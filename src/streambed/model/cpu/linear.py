@@ -5,7 +5,9 @@ times (measured, `benchmarks/README.md`), and its epilogues save passes over the
 operators, the ones that its compiler emits for frozen weights; where they are missing, plain PyTorch does the same sums.
 """
 
+import struct
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +18,19 @@ _ROWS_HINT = 128  # the blocked layout hardly depends on it: packing for 8 rows 
 _operator = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 _pointwise: Callable[..., Tensor] = getattr(_operator, "default", torch.add)
 _binary: Callable[..., Tensor] = getattr(_operator, "binary", torch.add)
+_DIMENSIONS, _BLOCKS, _ORDER = 1, 52, 65
+"""Where oneDNN's `memory_desc_t` has its sizes, and the number, sizes and order of inner blocks: words of 8 bytes."""
+
+
+class Layout(NamedTuple):
+    """Where a packed weight lies, and how: in blocks of `block` outputs, each with all of its inputs, of which there is room
+    for `padded`; in bfloat16 the inputs lie in pairs."""
+
+    pointer: int
+    outputs: int
+    inputs: int
+    block: int
+    padded: int
 
 
 class PackedLinear(Linear):
@@ -23,6 +38,23 @@ class PackedLinear(Linear):
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__(torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS_HINT), bias)
+
+    def layout(self) -> Layout:
+        """As oneDNN describes it, by its `memory_desc_t`. Raises ValueError where that is another shape of blocks."""
+        described = bytes(torch.ops.mkldnn._get_mkldnn_serialized_md(self.weight).tolist())
+        words = struct.unpack(f"<{len(described) // 8}q", described[: len(described) // 8 * 8])
+        outputs, inputs = words[_DIMENSIONS : _DIMENSIONS + 2]
+        count = words[_BLOCKS]
+        pairs = 2 if count == 3 else 1
+        blocks, order = words[_BLOCKS + 1 : _BLOCKS + 1 + count], words[_ORDER : _ORDER + count]
+        if (
+            (count, order, blocks[2:]) not in ((2, (1, 0), ()), (3, (1, 0, 1), (2,)))
+            or blocks[1] % 16
+            or blocks[1] > 64
+        ):
+            raise ValueError(f"weights in blocks {blocks} of {order}")
+        depth = blocks[0] * pairs
+        return Layout(torch.ops.mkldnn.data_ptr(self.weight), outputs, inputs, blocks[1], -(-inputs // depth) * depth)
 
     def __call__(self, x: Tensor) -> Tensor:
         return _pointwise(x, self.weight, self.bias, "none", [], "")
@@ -39,10 +71,11 @@ class PackedLinear(Linear):
 
 def linear(weight: Tensor, bias: Tensor | None = None) -> Linear:
     """The fastest that there is for these values."""
-    return PackedLinear(weight, bias) if _can_pack(weight.dtype) else Linear(weight, bias)
+    return PackedLinear(weight, bias) if can_pack(weight.dtype) else Linear(weight, bias)
 
 
-def _can_pack(dtype: torch.dtype) -> bool:
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether oneDNN packs matrices of this format on this processor."""
     if not torch._C._has_mkldnn or _operator is None:
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))

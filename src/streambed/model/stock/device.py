@@ -1,13 +1,14 @@
 """A device that runs the network in plain PyTorch. Others replace what they do better."""
 
 import functools
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
 
 from streambed.model.checkpoint import Checkpoint, Qwen3Config
-from streambed.model.device import Batch, Memory, Vectors
+from streambed.model.device import Batch, Kernels, Memory, Vectors
 from streambed.model.qwen3 import Operators, Qwen3, rms_norm
 from streambed.model.stock.attention import Span, attend, plan
 from streambed.model.stock.linear import Linear
@@ -24,8 +25,12 @@ class Stock:
     slabs: type[Slab] = Slab
     slots_per_page = GROWTH
     single_thread_rows = 0
+    pauses = 0
+    kernels: str = "torch"
 
-    def __init__(self, config: Qwen3Config, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, config: Qwen3Config, device: torch.device, dtype: torch.dtype, kernels: Kernels = "auto"
+    ) -> None:
         self.name, self.dtype = str(device), str(dtype).removeprefix("torch.")
         self.bytes_per_slot = config.kv_values_per_token * dtype.itemsize
         self.padding = 0
@@ -33,6 +38,7 @@ class Stock:
         self.network: Qwen3
         self._end_id = 0
         self._config, self._device, self._dtype = config, device, dtype
+        self._native = kernels == "auto"
         attention = 4 * config.num_heads * config.head_dim * config.num_layers
         # Attention runs at about half the speed of the big matrices (measured at 5,000 tokens of context).
         self._context_cost = 2.0 * attention / (2 * config.num_weights)
@@ -60,7 +66,7 @@ class Stock:
         """As `Device.row_cost`."""
         return 1.0 + context * self._context_cost
 
-    def run(self, batch: Batch) -> Vectors:
+    def run(self, batch: Batch, between: Callable[[], None] | None = None) -> Vectors:
         """As `Device.run`."""
         for target in (*(copy.target for copy in batch.copies), *(part.kv for part in batch.parts)):
             if target is not None:
@@ -88,9 +94,16 @@ class Stock:
                 spans.append(Span(first, end, start, memory))
             if apart:
                 spans.append(Span(end, len(ids), stop, memory, probes))
-        return self._forward(ids, positions, spans, wanted)
+        return self._forward(ids, positions, spans, wanted, between)
 
-    def _forward(self, ids: list[int], positions: list[int], spans: list[Span], wanted: list[int]) -> Vectors:
+    def _forward(
+        self,
+        ids: list[int],
+        positions: list[int],
+        spans: list[Span],
+        wanted: list[int],
+        between: Callable[[], None] | None,
+    ) -> Vectors:
         config, device = self._config, self._device
         if not ids:
             return np.empty((0, config.hidden_size), dtype=np.float32)
@@ -102,6 +115,7 @@ class Stock:
                 torch.tensor(positions, device=device),
                 functools.partial(attend, how),
                 torch.tensor(wanted, dtype=torch.int64, device=device),
+                between,
             )
             vectors: Vectors = hidden.cpu().numpy()
         return vectors
