@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -46,16 +48,23 @@ class Simulation:
         self.scheduler.submit([task])
         return task
 
-    def step(self) -> Step:
-        step = self.scheduler.schedule(self.now)
+    def step(self, pauses: int = 0, between: Callable[[], object] = lambda: None) -> Step:
+        """pauses: so often bulk can be overtaken, where `between` is called."""
+        step = self.scheduler.schedule(self.now, pauses=pauses)
+        for _ in range(pauses if step.is_bulk else 0):
+            between()
+            self.finish(self.scheduler.overtake(self.now))
+        return self.finish(step)
+
+    def finish(self, step: Step) -> Step:
         vectors = [[run.task.ids[0] if run.task.ids else -1, probe] for run in step.runs for probe in run.probes]
         self.scheduler.finish(step, np.array(vectors, dtype=np.float32).reshape(-1, 2), self.now)
         self.scheduler.check_integrity()
         return step
 
-    def drain(self, most: int = 10_000) -> int:
+    def drain(self, most: int = 10_000, pauses: int = 0) -> int:
         for count in range(most):
-            if not self.step():
+            if not self.step(pauses):
                 return count
         raise AssertionError("never done")
 
@@ -440,6 +449,80 @@ def test_closing_a_sequence() -> None:
     assert session.kv is None
 
 
+# Steps that pause
+
+
+def test_a_keystroke_overtakes_bulk_between_two_layers() -> None:
+    one = Simulation()
+    document = one.submit(2_000, Lane.BULK)
+    one.step(pauses=27)
+    keys: list[Task] = []
+
+    def type_() -> None:
+        if len(keys) < 3:
+            assert all(key.future.done() for key in keys), "each was computed at the next layer"
+            keys.append(one.submit(3, Lane.STREAM, first=9 + len(keys)))
+
+    step = one.step(27, type_)
+    assert len(keys) == 3
+    assert all(key.future.done() for key in keys)
+    assert [run.task for run in step.runs] == [document]
+    assert step.rows >= 100, "and bulk had a whole step"
+
+
+def test_bulk_and_urgent_work_have_steps_in_turn() -> None:
+    """So neither waits for the other's rows, and bulk ends though there is always something urgent."""
+    one = Simulation()
+    document = one.submit(1_000, Lane.BULK)
+    lanes = []
+    for count in range(200):
+        one.submit(50, Lane.QUERY, first=count + 10)
+        step = one.step(pauses=5)
+        lanes.append({run.task.lane for run in step.runs})
+        if document.future.done():
+            break
+    assert document.future.done()
+    assert all(len(each) == 1 for each in lanes)
+    assert lanes[:4] == [{Lane.QUERY}, {Lane.BULK}] * 2
+
+
+def test_lanes_that_overtake_share_by_their_weights() -> None:
+    one = Simulation()
+    one.submit(5_000, Lane.BULK)
+    typed, asked = one.submit(5_000, Lane.STREAM, first=1), one.submit(5_000, Lane.QUERY, first=2)
+    step = one.scheduler.schedule(one.now, pauses=3)
+    assert rows(step, typed) > rows(step, asked) > 20
+    one.finish(step)
+
+
+def test_who_came_too_late_or_left_overtakes_nothing() -> None:
+    one = Simulation()
+    one.submit(500, Lane.BULK)
+    left, late = one.submit(3, Lane.QUERY, first=7), one.submit(3, Lane.QUERY, first=8, deadline=1.0)
+    one.scheduler._bulk_is_due = True
+
+    def leave() -> None:
+        left.future.cancel()
+        one.now = 2.0
+
+    step = one.step(1, leave)
+    assert step.is_bulk
+    assert isinstance(late.future.exception(0), DeadlineExceeded)
+    assert one.scheduler.tasks([Lane.QUERY]) == []
+
+
+def test_memory_that_bulk_holds_is_not_taken_from_it() -> None:
+    """Too little for both: who would overtake waits, and bulk ends."""
+    one = Simulation(slots=320)
+    document = one.submit(250, Lane.BULK)
+    other = []
+    one.step(2, lambda: other.append(one.submit(200, Lane.STREAM, first=5)) if not other else None)
+    assert not other[0].future.done()
+    one.drain(pauses=2)
+    assert document.future.done()
+    assert other[0].future.done()
+
+
 @settings(max_examples=60)
 @given(st.data())
 def test_any_load_ends_with_one_answer_each(data: st.DataObject) -> None:
@@ -447,13 +530,17 @@ def test_any_load_ends_with_one_answer_each(data: st.DataObject) -> None:
     one = Simulation(max_rows=data.draw(st.integers(1, 40)), slots=256)
     sessions = [Sequence(name) for name in ("", "", "a")]
     tasks: list[Task] = []
-    for _ in range(data.draw(st.integers(1, 30))):
+    pauses = data.draw(st.sampled_from([0, 0, 1, 3]))
+
+    def come() -> None:
         kind = data.draw(st.integers(0, 9))
         if kind < 7:
             length = data.draw(st.integers(0, 180))
             probes = tuple(sorted(data.draw(st.lists(st.integers(0, length), max_size=3))))
             sequence = data.draw(st.sampled_from([None, *sessions]))
-            lane, first = data.draw(st.sampled_from(list(Lane))), data.draw(st.integers(0, 2))
+            # What is bulk belongs to no session.
+            lanes = [Lane.STREAM, Lane.QUERY] if sequence is not None and pauses else list(Lane)
+            lane, first = data.draw(st.sampled_from(lanes)), data.draw(st.integers(0, 2))
             if sequence is None:
                 probes = (*probes, length)
             keep = data.draw(st.booleans()) or sequence is not None
@@ -462,9 +549,12 @@ def test_any_load_ends_with_one_answer_each(data: st.DataObject) -> None:
             data.draw(st.sampled_from(tasks)).future.cancel()
         elif kind == 8:
             one.scheduler.evict(data.draw(st.sampled_from([None, *sessions])))
+
+    for _ in range(data.draw(st.integers(1, 30))):
+        come()
         one.now += 0.05
-        one.step()
-    one.drain()
+        one.step(pauses, come)
+    one.drain(pauses=pauses)
     for task in tasks:
         assert task.future.done()
         if not task.future.cancelled():

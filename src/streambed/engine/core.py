@@ -11,7 +11,7 @@ from streambed.engine.kv import KVMemory
 from streambed.engine.options import EngineOptions
 from streambed.engine.prefix_cache import PrefixCache
 from streambed.engine.scheduler import Scheduler
-from streambed.engine.sequence import Lane, Task
+from streambed.engine.sequence import Lane, Step, Task
 from streambed.engine.sequence import Sequence as TokenSequence
 from streambed.engine.stats import EngineStats, LaneStats, StepReport
 from streambed.engine.step_budget import StepBudget
@@ -53,6 +53,7 @@ class Core(ProcessBound):
         self._sessions = 0
         self._steps = self._rows = self._failures = 0
         self._progress = self._checked = time.monotonic()
+        self._overtaken = 0.0
         self.step_listeners: list[Callable[[StepReport], None]] = []
         loaded: Future[str] = Future()
 
@@ -240,13 +241,29 @@ class Core(ProcessBound):
 
     def step(self) -> None:
         """One step: schedule -> run -> finish. On the engine's thread alone."""
-        step = self._scheduler.schedule(time.monotonic(), patient=not self._sessions)
-        if not step:
+        step = self._scheduler.schedule(time.monotonic(), not self._sessions, self._device.pauses)
+        if step:
+            self._run(step, self._overtake if step.is_bulk else None)
+        else:
             self._check_when_idle()
-            return
+
+    def _overtake(self) -> None:
+        """While a step of bulk is paused: takes in what has come, and runs what is urgent. One step at most, so that bulk
+        advances by a layer for each."""
+        with self._lock:
+            inbox, self._inbox = self._inbox, []
+        for work in inbox:
+            work()
         started = time.monotonic()
+        step = self._scheduler.overtake(started)
+        if step:
+            self._run(step)
+            self._overtaken += time.monotonic() - started
+
+    def _run(self, step: Step, between: Callable[[], None] | None = None) -> None:
+        started, overtaken = time.monotonic(), self._overtaken
         try:
-            vectors = self._device.run(step.batch)
+            vectors = self._device.run(step.batch, between)
         except (RuntimeError, MemoryError, OSError) as error:  # the device's: out of memory, a failed kernel
             self._failures += 1
             logger.error("a step of %d rows failed: %s", step.rows, type(error).__name__, exc_info=error)
@@ -262,7 +279,8 @@ class Core(ProcessBound):
         self._rows += step.rows
         self._scheduler.finish(step, vectors, time.monotonic())
         self._progress = time.monotonic()
-        report = StepReport(step.rows, len(vectors), self._progress - started)
+        own = self._progress - started - (self._overtaken - overtaken)
+        report = StepReport(step.rows, len(vectors), own)
         self._scheduler.budget.record(step.cost, report.seconds)
         for listener in self.step_listeners:
             listener(report)

@@ -20,6 +20,7 @@ from streambed.model.device import Copy, Vectors
 from streambed.text.strings import common_prefix
 
 WEIGHTS = {Lane.STREAM: 8, Lane.QUERY: 4, Lane.BULK: 1}
+URGENT = (Lane.STREAM, Lane.QUERY)
 URGENT_SECONDS = 1.0
 """Seconds after a query during which another one is expected."""
 ROWS_PER_SECOND = 1000.0
@@ -50,6 +51,8 @@ class Scheduler:
         self.cached_tokens = 0
         self.rebuilds = 0
         self._urgent = float("-inf")
+        self._bulk_is_due = False
+        self._bulk_waits = False
         self._row_cost = row_cost
         self._lanes: dict[Lane, list[Task]] = {lane: [] for lane in Lane}
 
@@ -88,40 +91,69 @@ class Scheduler:
                 self.kv.release(victim)
                 victim.evicted = True
 
-    def tasks(self) -> list[Task]:
+    def tasks(self, lanes: Iterable[Lane] = Lane) -> list[Task]:
         """All that wait or run, those of a lane in its order."""
-        return [task for lane in self._lanes.values() for head in lane for task in head.sequence.tasks]
+        return [task for lane in lanes for head in self._lanes[lane] for task in head.sequence.tasks]
 
     def next_ready(self) -> float | None:
         """Time from which the next step should run; None where nothing waits."""
         return min((head.ready for lane in self._lanes.values() for head in lane), default=None)
 
-    def schedule(self, now: float, patient: bool = False) -> Step:
+    def schedule(self, now: float, patient: bool = False, pauses: int = 0) -> Step:
         """Picks the next step; empty where nothing is ready. Tasks that came too late or whose waiter left end here.
 
         patient: nobody types, so the step may be larger; that computes faster in the end. Bulk is patient only where
-        no query came lately, since the next one would have to wait for its step.
+        no query came lately, since the next one would have to wait for its step. pauses: how often a step of bulk can be
+        overtaken; then bulk has steps of its own, in turn with those of urgent work, and nothing waits for their end.
         """
         step = Step()
-        for task in self.tasks():
-            if task.future.cancelled():
-                self._remove(task)
-            elif task.deadline is not None and now >= task.deadline:
-                self._remove(task)
-                task.fail(DeadlineExceeded("the deadline passed before the text could be computed"))
+        self._drop_late(Lane, now)
         ready = self.next_ready()
         if ready is None or ready > now:
             return step
         if self._lanes[Lane.STREAM] or self._lanes[Lane.QUERY]:
             self._urgent = now
+        if pauses and self._lanes[Lane.BULK]:
+            if not self._bulk_is_due and self._fill_urgent(step, now):
+                self._bulk_is_due = True
+                return step
+            self._bulk_is_due = False
+            self._fill(step, Lane.BULK, self.budget.pausing_rows(pauses), now)
+            if step:
+                return step
         large = patient and not (self._lanes[Lane.BULK] and now < self._urgent + URGENT_SECONDS)
         for lane, budget in self._budgets(self.budget.patient_rows if large else self.budget.rows).items():
             self._fill(step, lane, budget, now)
         return step
 
-    def _budgets(self, total: int) -> dict[Lane, float]:
+    def overtake(self, now: float) -> Step:
+        """A step of urgent work that is ready, to be run while one of bulk is paused; empty where there is none. The paused
+        one's sequences are all bulk's, and busy, so the two have none in common."""
+        step = Step()
+        self._drop_late(URGENT, now)
+        self._fill_urgent(step, now)
+        return step
+
+    def _drop_late(self, lanes: Iterable[Lane], now: float) -> None:
+        for task in self.tasks(lanes):
+            if task.future.cancelled():
+                self._remove(task)
+            elif task.deadline is not None and now >= task.deadline:
+                self._remove(task)
+                task.fail(DeadlineExceeded("the deadline passed before the text could be computed"))
+
+    def _fill_urgent(self, step: Step, now: float) -> bool:
+        """Takes what is ready of all lanes but bulk. Whether there was anything."""
+        if all(head.ready > now for lane in URGENT for head in self._lanes[lane]):
+            return False
+        self._urgent = now
+        for lane, budget in self._budgets(self.budget.rows, URGENT).items():
+            self._fill(step, lane, budget, now)
+        return bool(step)
+
+    def _budgets(self, total: int, lanes: Iterable[Lane] = Lane) -> dict[Lane, float]:
         """What each lane that has work may spend of `total`: its weighted share, then what the others leave over."""
-        demand = {lane: self._demand(heads, total) for lane, heads in self._lanes.items() if heads}
+        demand = {lane: self._demand(self._lanes[lane], total) for lane in lanes if self._lanes[lane]}
         weight = sum(WEIGHTS[lane] for lane in demand)
         budgets = {lane: min(demand[lane], total * WEIGHTS[lane] / weight) for lane in demand}
         for lane in demand:

@@ -147,6 +147,11 @@ class Step:
         )
 
     @property
+    def is_bulk(self) -> bool:
+        """Whether it holds nothing but bulk, of texts that belong to no session: only then may others overtake it."""
+        return bool(self.runs) and all(task.lane is Lane.BULK and task.sequence.transient for task, *_ in self.runs)
+
+    @property
     def rows(self) -> int:
         return sum(run.stop - run.start + len(run.probes) for run in self.runs)
 

@@ -10,6 +10,8 @@ from streambed.model.device import Device, blank_batch
 
 STEP_SECONDS = 0.1
 """How long a step should take: the most that a keystroke waits for others."""
+PAUSE_SECONDS = 0.025
+"""Longest layer of a step of bulk."""
 PATIENCE = 4
 """How much larger a step may be while no session is open: nobody types."""
 MIN_ROWS, MAX_ROWS = 64, 8192
@@ -38,6 +40,10 @@ class StepBudget:
     def patient_rows(self) -> int:
         """Where no keystroke can be waiting."""
         return self._fixed or self.rows * PATIENCE
+
+    def pausing_rows(self, pauses: int) -> int:
+        """Rows of a step that pauses so often, so that what overtakes it waits for PAUSE_SECONDS at most."""
+        return self._fixed or int(self._rows * min(PATIENCE, max(1.0, PAUSE_SECONDS * (pauses + 1) / STEP_SECONDS)))
 
     def measure(self, device: Device, window: int) -> None:
         """Finds it by steps of texts as long as the window, or as the step; warms the device up on the way."""
