@@ -110,7 +110,8 @@ def text_options(required: bool) -> Callable[[Callback], Callback]:
     """The flags that say which files texts come from."""
 
     def add(command: Callback) -> Callback:
-        return option(
+        field = option("--field", default="text", help="Field of a JSONL line that holds the text.", group="Texts")
+        inputs = option(
             "--input",
             "-i",
             "inputs",
@@ -118,7 +119,8 @@ def text_options(required: bool) -> Callable[[Callback], Callback]:
             required=required,
             help="File with one text a line (blank lines are left out), or .jsonl; - is standard input (repeatable).",
             group="Texts",
-        )(option("--field", default="text", help="Field of a JSONL line that holds the text.", group="Texts")(command))
+        )
+        return inputs(field(command))
 
     return add
 

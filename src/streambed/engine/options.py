@@ -39,7 +39,6 @@ class EngineOptions:
             number: Any = getattr(self, name)
             if number is not None and (type(number) is not int or number < 1):
                 raise SettingsError(f"is {number!r}; an integer of at least 1 is expected", name)
-        if self.kernels not in (modes := get_args(Kernels)):
-            raise SettingsError(f"is {self.kernels!r}; {' or '.join(modes)} is expected", "kernels")
-        if self.special_tokens not in (modes := get_args(SpecialTokens)):
-            raise SettingsError(f"is {self.special_tokens!r}; {' or '.join(modes)} is expected", "special_tokens")
+        for name, choices in (("kernels", Kernels), ("special_tokens", SpecialTokens)):
+            if (chosen := getattr(self, name)) not in (modes := get_args(choices)):
+                raise SettingsError(f"is {chosen!r}; {' or '.join(modes)} is expected", name)

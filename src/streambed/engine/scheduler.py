@@ -52,7 +52,6 @@ class Scheduler:
         self.rebuilds = 0
         self._urgent = float("-inf")
         self._bulk_is_due = False
-        self._bulk_waits = False
         self._row_cost = row_cost
         self._lanes: dict[Lane, list[Task]] = {lane: [] for lane in Lane}
 

@@ -18,6 +18,7 @@ from streambed.model.cpu.native.library import Library
 from streambed.model.cpu.small_steps import SmallSteps
 from streambed.model.qwen3 import Operators, Qwen3, rms_norm
 from streambed.model.stock.attention import Span, attend, plan
+from streambed.model.stock.device import Rows
 from streambed.model.weights import load_network
 from tests.checkpoints import make_checkpoint
 
@@ -69,7 +70,7 @@ def check(library: Library, directory: Path, seed: int, dtype: torch.dtype | Non
         wanted += range(spans[-1].start, spans[-1].stop) if probes else [len(ids) - 1] * dice.randint(0, 1)
     copies = [Span(s.start, s.stop, s.past, None if s.kv is None else s.kv.clone(), s.visible) for s in spans]
 
-    found = small.forward(ids, positions, copies, wanted)
+    found = small.forward(Rows(ids, positions, copies, wanted))
 
     heads = config.num_heads, config.num_kv_heads
     how = plan(spans, *heads, dtype, CPU, fused=True, multiply=dtype == torch.bfloat16)
@@ -108,7 +109,7 @@ def test_a_long_past(tmp_path_factory: pytest.TempPathFactory) -> None:
     kv = torch.randn(config.num_layers, 2, config.num_kv_heads, 20_000, config.head_dim)
     small = SmallSteps(open_library(), net, 2)
     spans = [Span(0, 2, 19_000, kv)]
-    found = small.forward([1, 2], [300, 301], spans, [0, 1])
+    found = small.forward(Rows([1, 2], [300, 301], spans, [0, 1]))
     how = plan(spans, config.num_heads, config.num_kv_heads, torch.float32, CPU, fused=True, multiply=False)
     expected = net.forward(
         torch.tensor([1, 2]), torch.tensor([300, 301]), functools.partial(attend, how), torch.tensor([0, 1])

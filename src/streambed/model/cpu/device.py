@@ -14,8 +14,7 @@ from streambed.model.cpu.small_steps import SmallSteps
 from streambed.model.cpu.threads import SMALL_NETWORK, Threads
 from streambed.model.device import Batch, Kernels, Vectors, blank_batch
 from streambed.model.qwen3 import Operators, rms_norm
-from streambed.model.stock.attention import Span
-from streambed.model.stock.device import Stock
+from streambed.model.stock.device import Rows, Stock
 from streambed.model.stock.slab import Slab
 
 
@@ -61,17 +60,10 @@ class CPU(Stock):
         with self.choice.for_rows(cost):
             return super().run(batch, between)
 
-    def _forward(
-        self,
-        ids: list[int],
-        positions: list[int],
-        spans: list[Span],
-        wanted: list[int],
-        between: Callable[[], None] | None,
-    ) -> Vectors:
-        if self._small_steps is not None and self._small_steps.fits(spans):
-            return self._small_steps.forward(ids, positions, spans, wanted)
-        return super()._forward(ids, positions, spans, wanted, between)
+    def _forward(self, rows: Rows, between: Callable[[], None] | None) -> Vectors:
+        if self._small_steps is not None and self._small_steps.fits(rows):
+            return self._small_steps.forward(rows)
+        return super()._forward(rows, between)
 
     def _time(self, rows: int) -> float:
         """Seconds that so many rows take."""

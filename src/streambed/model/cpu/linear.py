@@ -15,6 +15,7 @@ from torch import Tensor
 from streambed.model.stock.linear import Linear
 
 _ROWS_HINT = 128  # the blocked layout hardly depends on it: packing for 8 rows or for 512 measured the same
+# Where PyTorch lacks it, `can_pack` says so and neither of these is called.
 _operator = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 _pointwise: Callable[..., Tensor] = getattr(_operator, "default", torch.add)
 _binary: Callable[..., Tensor] = getattr(_operator, "binary", torch.add)

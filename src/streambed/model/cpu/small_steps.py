@@ -8,7 +8,6 @@ go on using the same copy.
 import ctypes
 import os
 import weakref
-from collections.abc import Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -23,6 +22,7 @@ from streambed.model.cpu.native.library import FORMATS, Library, Matrix, Span, S
 from streambed.model.device import Vectors
 from streambed.model.qwen3 import Layer, Qwen3
 from streambed.model.stock.attention import Span as TextSpan
+from streambed.model.stock.device import Rows
 from streambed.model.stock.linear import Linear
 
 MOST_PAIRS = 40_000
@@ -40,7 +40,8 @@ class SmallSteps:
             raise ValueError(f"heads of {config.head_dim}")
         self._library, self._network = library, network
         # Beyond that oneDNN is faster, by its matrix units (AMX) or by reading the weights once for more rows.
-        self._most_rows = min(library.most_rows, 16) if self._has_matrix_units() else library.most_rows
+        units = network.dtype == torch.bfloat16 and machine.has_matrix_units()
+        self._most_rows = min(library.most_rows, 16) if units else library.most_rows
         self._format = FORMATS[str(network.dtype).removeprefix("torch.")]
         self._kept: list[Tensor] = []
         self._pool = ctypes.c_void_p(library.open_pool(threads))
@@ -50,16 +51,14 @@ class SmallSteps:
         self._layers = (native.Layer * len(network.layers))(*map(self._layer, network.layers))
         self._scratch = np.empty(0, dtype=np.uint8)
 
-    def fits(self, spans: Sequence[TextSpan]) -> bool:
-        """Whether PyTorch would take longer for these rows."""
-        rows = sum(span.rows for span in spans)
-        return 0 < rows <= self._most_rows and sum(span.rows * (span.past + span.rows) for span in spans) <= MOST_PAIRS
+    def fits(self, rows: Rows) -> bool:
+        """Whether PyTorch would take longer for these."""
+        pairs = sum(span.rows * (span.past + span.rows) for span in rows.spans)
+        return 0 < len(rows.ids) <= self._most_rows and pairs <= MOST_PAIRS
 
-    def forward(
-        self, ids: Sequence[int], positions: Sequence[int], spans: Sequence[TextSpan], wanted: Sequence[int]
-    ) -> Vectors:
+    def forward(self, rows: Rows) -> Vectors:
         """As `Qwen3.forward` with all spans attended."""
-        config = self._network.config
+        config, (ids, positions, spans, wanted) = self._network.config, rows
         x = self._network.embedding[torch.tensor(ids)].float().numpy()
         turns = self._turns[np.array(positions)]
         limits = np.array([place for span in spans for place in span.visible or ()], dtype=np.int32)
@@ -75,19 +74,16 @@ class SmallSteps:
             wanted=len(wanted), eps=config.rms_norm_eps, x=x.ctypes.data, turns=turns.ctypes.data,
             limits=limits.ctypes.data, want=want.ctypes.data, span=ctypes.addressof(described),
         )  # fmt: skip
-        size = self._library.scratch_bytes(step)
-        if size + 64 > len(self._scratch):  # from a multiple of 64 on
-            self._scratch = np.empty(size + 64, dtype=np.uint8)
-        step.scratch, step.scratch_bytes = -(-self._scratch.ctypes.data // 64) * 64, size
-        self._library.run_layers(self._pool, self._layers, step, 0, len(self._layers), len(self._layers))
+        size = self._library.scratch_bytes(step) + 64
+        if size > len(self._scratch):
+            self._scratch = np.empty(size, dtype=np.uint8)
+        step.scratch = -(-self._scratch.ctypes.data // 64) * 64
+        self._library.run_layers(self._pool, self._layers, step, len(self._layers))
         result = np.empty((len(wanted), config.hidden_size), dtype=np.float32)
         self._library.rms_norm(
             x.ctypes.data, self._final_norm.ctypes.data, result.ctypes.data, *result.shape, config.rms_norm_eps
         )
         return result
-
-    def _has_matrix_units(self) -> bool:
-        return self._network.dtype == torch.bfloat16 and "amx_bf16" in machine.features()
 
     def _describe(self, span: TextSpan, described: Span, limits_at: int) -> None:
         described.first, described.rows, described.past, described.limits_at = (
@@ -116,13 +112,7 @@ class SmallSteps:
         if not isinstance(linear, PackedLinear):
             raise ValueError("weights that oneDNN has not packed")
         layout = linear.layout()
-        matrix = Matrix(
-            weight=layout.pointer,
-            outputs=layout.outputs,
-            inputs=layout.inputs,
-            block=layout.block,
-            padded=layout.padded,
-        )
+        matrix = Matrix(layout.pointer, None, *layout[1:])
         if linear.bias is not None:
             self._kept.append(linear.bias.float())
             matrix.bias = self._kept[-1].data_ptr()

@@ -1,8 +1,9 @@
 """A device that runs the network in plain PyTorch. Others replace what they do better."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +15,17 @@ from streambed.model.stock.attention import Span, attend, plan
 from streambed.model.stock.linear import Linear
 from streambed.model.stock.slab import GROWTH, Slab
 from streambed.model.weights import load_network
+
+
+class Rows(NamedTuple):
+    """The rows of a run, one after another."""
+
+    ids: Sequence[int]
+    positions: Sequence[int]
+    spans: Sequence[Span]
+    """Which of them belong together, in their order."""
+    wanted: Sequence[int]
+    """Those whose final hidden states are asked for."""
 
 
 class Stock:
@@ -94,27 +106,20 @@ class Stock:
                 spans.append(Span(first, end, start, memory))
             if apart:
                 spans.append(Span(end, len(ids), stop, memory, probes))
-        return self._forward(ids, positions, spans, wanted, between)
+        return self._forward(Rows(ids, positions, spans, wanted), between)
 
-    def _forward(
-        self,
-        ids: list[int],
-        positions: list[int],
-        spans: list[Span],
-        wanted: list[int],
-        between: Callable[[], None] | None,
-    ) -> Vectors:
+    def _forward(self, rows: Rows, between: Callable[[], None] | None) -> Vectors:
         config, device = self._config, self._device
-        if not ids:
+        if not rows.ids:
             return np.empty((0, config.hidden_size), dtype=np.float32)
-        how = plan(spans, config.num_heads, config.num_kv_heads, self._dtype, device, self.fused, self.multiplies)
+        how = plan(rows.spans, config.num_heads, config.num_kv_heads, self._dtype, device, self.fused, self.multiplies)
         self.padding += how.padding
         with torch.inference_mode(), self._kernels():
             hidden = self.network.forward(
-                torch.tensor(ids, device=device),
-                torch.tensor(positions, device=device),
+                torch.tensor(rows.ids, device=device),
+                torch.tensor(rows.positions, device=device),
                 functools.partial(attend, how),
-                torch.tensor(wanted, dtype=torch.int64, device=device),
+                torch.tensor(rows.wanted, dtype=torch.int64, device=device),
                 between,
             )
             vectors: Vectors = hidden.cpu().numpy()

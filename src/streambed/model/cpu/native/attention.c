@@ -2,8 +2,6 @@
  * that one long text is divided among threads too. What pieces find is combined as in FlashDecoding. */
 #include "parts.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
 typedef struct {
     int span, head, from, to, number; /* keys [from, to), the number-th stretch */
 } stretch;
@@ -89,7 +87,7 @@ INLINE void look(const attend_job *job, int format, const stretch *at, int queri
                  const int *own, float **found, float *scores) {
     const sb_step *step = job->step;
     const sb_span *span = &step->span[at->span];
-    int dim = step->dim, bytes = format == SB_BFLOAT16 ? 2 : 4, count = at->to - at->from;
+    int dim = step->dim, bytes = sb_bytes(format), count = at->to - at->from;
     const char *keys, *values;
     int64_t slot_stride;
     if (span->keys) {
@@ -141,7 +139,7 @@ static void attend_piece(void *of, int piece) {
         for (int i = 0; i < some; i++) {
             int row = (first + i) / group, head = at->head * group + (first + i) % group;
             int64_t start = ((int64_t)(span->first + row) * step->heads + head) * dim;
-            q[i] = job->q + start * (step->format == SB_BFLOAT16 ? 2 : 4);
+            q[i] = job->q + start * sb_bytes(step->format);
             own[i] = span->past + row;
             limit[i] = span->limits_at < 0 ? own[i] : step->limits[span->limits_at + row];
             found[i] = job->found + (((int64_t)(span->first + row) * step->heads + head) * job->most + at->number) * (dim + 2);

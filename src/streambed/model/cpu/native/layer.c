@@ -23,7 +23,7 @@ void sb_rms_norm(const float *x, const float *weight, float *y, int rows, int si
 /* Normalises and turns queries and keys, and writes keys and values to their slots; those of texts that have no memory stay
  * beside the rows. qkv [rows, heads + 2 kv_heads, dim]. */
 static void place(const sb_step *step, const sb_layer *layer, int index, float *qkv, char *q, char *k, char *v) {
-    int heads = step->heads, kv = step->kv_heads, dim = step->dim, bytes = step->format == SB_BFLOAT16 ? 2 : 4;
+    int heads = step->heads, kv = step->kv_heads, dim = step->dim, bytes = sb_bytes(step->format);
     for (int s = 0; s < step->spans; s++) {
         const sb_span *span = &step->span[s];
         for (int r = span->first; r < span->first + span->rows; r++) {
@@ -132,6 +132,6 @@ static void run_layer(sb_pool *pool, const sb_layer *layer, const sb_step *step,
     sb_pool_run(pool, add_piece, &job, sb_blocks_of(&layer->down));
 }
 
-void sb_run_layers(sb_pool *pool, const sb_layer *layers, const sb_step *step, int first, int stop, int count) {
-    for (int index = first; index < stop; index++) run_layer(pool, &layers[index], step, index, index + 1 == count);
+void sb_run_layers(sb_pool *pool, const sb_layer *layers, const sb_step *step, int count) {
+    for (int index = 0; index < count; index++) run_layer(pool, &layers[index], step, index, index + 1 == count);
 }

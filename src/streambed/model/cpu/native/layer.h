@@ -37,17 +37,15 @@ typedef struct {
     const int32_t *limits;
     const int32_t *want; /* rows that go on after the last layer's attention */
     const sb_span *span;
-    void *scratch;
-    int64_t scratch_bytes;
+    void *scratch; /* sb_scratch_bytes of it, from a multiple of 64 on */
 } sb_step;
 
 /* Rows that a step may have. */
 SB_PUBLIC int sb_most_rows(void);
 /* Bytes of scratch memory that a step needs. */
 SB_PUBLIC int64_t sb_scratch_bytes(const sb_step *step);
-/* Runs layers [first, stop) of `count`. After the last one's attention the wanted rows alone go on, and end as the first rows
- * of x. */
-SB_PUBLIC void sb_run_layers(sb_pool *pool, const sb_layer *layers, const sb_step *step, int first, int stop, int count);
+/* Runs all layers. After the last one's attention the wanted rows alone go on, and end as the first rows of x. */
+SB_PUBLIC void sb_run_layers(sb_pool *pool, const sb_layer *layers, const sb_step *step, int count);
 /* y = x / rms(x) * weight, rows [rows, size]. */
 SB_PUBLIC void sb_rms_norm(const float *x, const float *weight, float *y, int rows, int size, float eps);
 /* y[rows, outputs] = x[rows, inputs] times the matrix, for up to SB_MOST_TEST_INPUTS inputs: to see how the weights lie. */

@@ -42,7 +42,7 @@ class Step(ctypes.Structure):
         ("format", c_int32), ("rows", c_int32), ("hidden", c_int32), ("heads", c_int32), ("kv_heads", c_int32),
         ("dim", c_int32), ("mlp", c_int32), ("spans", c_int32), ("wanted", c_int32), ("eps", c_float),
         ("x", c_void_p), ("turns", c_void_p), ("limits", c_void_p), ("want", c_void_p), ("span", c_void_p),
-        ("scratch", c_void_p), ("scratch_bytes", c_int64),
+        ("scratch", c_void_p),
     )  # fmt: skip
 
 
@@ -60,7 +60,7 @@ class Library:
         self.scratch_bytes.restype, self.scratch_bytes.argtypes = c_int64, [POINTER(Step)]
         self.run_layers = library.sb_run_layers
         self.run_layers.restype = None
-        self.run_layers.argtypes = [c_void_p, POINTER(Layer), POINTER(Step), c_int, c_int, c_int]
+        self.run_layers.argtypes = [c_void_p, POINTER(Layer), POINTER(Step), c_int]
         self.rms_norm = library.sb_rms_norm
         self.rms_norm.restype = None
         self.rms_norm.argtypes = [c_void_p, c_void_p, c_void_p, c_int, c_int, c_float]

@@ -5,7 +5,10 @@
 
 enum { SB_MOST_ROWS = 32, SB_MOST_BLOCK = 64, SB_MOST_TEST_INPUTS = 16384, SB_MOST_DIM = 256, SB_PIECE_KEYS = 256 };
 
-static inline int64_t sb_row_bytes(int format, int size) { return format == SB_BFLOAT16 ? (size + 31) / 32 * 64 : 4 * (int64_t)size; }
+static inline int sb_bytes(int format) { return format == SB_BFLOAT16 ? 2 : 4; }
+static inline int64_t sb_row_bytes(int format, int size) { /* of an operand: whole blocks of pairs */
+    return format == SB_BFLOAT16 ? (size + 31) / 32 * 64 : 4 * (int64_t)size;
+}
 static inline int sb_blocks_of(const sb_matrix *m) { return (m->outputs + m->block - 1) / m->block; }
 static inline int sb_outputs_of(const sb_matrix *m, int block) {
     int left = m->outputs - block * m->block;

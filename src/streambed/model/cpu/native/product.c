@@ -1,8 +1,6 @@
 /* Products of few rows with packed weights. */
 #include "parts.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
 enum { MOST_TILE = 8 };
 
 /* `rows` rows times 16 * vectors of a block's outputs. */
@@ -50,18 +48,18 @@ INLINE void tiles(const sb_matrix *m, int format, const char *block, int first, 
     }
 }
 
+INLINE void outputs(const sb_matrix *m, int format, const char *block, const char *x, int rows, float *y) {
+    int first = 0;
+    for (; first + 32 <= m->block; first += 32) tiles(m, format, block, first, x, rows, 2, y);
+    for (; first < m->block; first += 16) tiles(m, format, block, first, x, rows, 1, y);
+}
+
 /* The block's outputs for all rows, y [rows, SB_MOST_BLOCK], bias included. x: rows in the step's format. */
 void sb_product_block(const sb_matrix *m, int format, const void *x, int rows, int block, float *y) {
-    int64_t size = (int64_t)m->block * m->padded * (format == SB_BFLOAT16 ? 2 : 4);
+    int64_t size = (int64_t)m->block * m->padded * sb_bytes(format);
     const char *w = (const char *)m->weight + block * size;
-    int first = 0;
-    if (format == SB_BFLOAT16) {
-        for (; first + 32 <= m->block; first += 32) tiles(m, SB_BFLOAT16, w, first, x, rows, 2, y);
-        for (; first < m->block; first += 16) tiles(m, SB_BFLOAT16, w, first, x, rows, 1, y);
-    } else {
-        for (; first + 32 <= m->block; first += 32) tiles(m, SB_FLOAT32, w, first, x, rows, 2, y);
-        for (; first < m->block; first += 16) tiles(m, SB_FLOAT32, w, first, x, rows, 1, y);
-    }
+    if (format == SB_BFLOAT16) outputs(m, SB_BFLOAT16, w, x, rows, y);
+    else outputs(m, SB_FLOAT32, w, x, rows, y);
     if (m->bias)
         for (int r = 0; r < rows; r++)
             for (int n = 0; n < sb_outputs_of(m, block); n++)

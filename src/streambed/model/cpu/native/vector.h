@@ -15,17 +15,7 @@ typedef uint16_t h16_any __attribute__((vector_size(32), aligned(2), may_alias))
 
 static inline v16 load(const float *p) { return *(const v16_any *)p; }
 static inline void store(float *p, v16 v) { *(v16_any *)p = v; }
-static inline v16 all(float x) { return (v16){} + x; }
-
-static inline float sum(v16 v) {
-#if defined(__AVX512F__)
-    return _mm512_reduce_add_ps((__m512)v);
-#else
-    float s = 0;
-    for (int i = 0; i < 16; i++) s += v[i];
-    return s;
-#endif
-}
+#define INLINE static inline __attribute__((always_inline))
 
 /* The sums of four vectors. */
 static inline void sums(const v16 v[4], float s[4]) {
@@ -37,15 +27,11 @@ static inline void sums(const v16 v[4], float s[4]) {
     __m256 four = _mm256_hadd_ps(_mm256_hadd_ps(half[0], half[1]), _mm256_hadd_ps(half[2], half[3]));
     _mm_storeu_ps(s, _mm_add_ps(_mm256_castps256_ps128(four), _mm256_extractf128_ps(four, 1)));
 #else
-    for (int i = 0; i < 4; i++) s[i] = sum(v[i]);
+    for (int i = 0; i < 4; i++) {
+        s[i] = 0;
+        for (int j = 0; j < 16; j++) s[i] += v[i][j];
+    }
 #endif
-}
-
-static inline float from_bf16(uint16_t x) {
-    uint32_t bits = (uint32_t)x << 16;
-    float f;
-    memcpy(&f, &bits, 4);
-    return f;
 }
 
 static inline uint16_t to_bf16(float f) { /* to nearest, ties to even; what is no number stays none */
