@@ -123,13 +123,13 @@ def test_libraries_for_several_processors(tmp_path: Path, monkeypatch: pytest.Mo
     assert build.find_prebuilt() is None
     names = list(build.VARIANTS)
     for name in names:
-        (tmp_path / f"{name}.so").touch()
+        (tmp_path / build._prebuilt_name(name)).touch()
     for number, name in enumerate(names):
         has = set().union(*(build.VARIANTS[each] for each in names[number:]))
         monkeypatch.setattr("streambed.machine.features", lambda has=has: ["a processor", *has])
         found = build.find_prebuilt()
         assert found is not None
-        assert found.stem == name
+        assert found.name == build._prebuilt_name(name)
     monkeypatch.setattr("streambed.machine.features", lambda: ["an old processor", "sse2"])
     assert build.find_prebuilt() is None
 
@@ -137,7 +137,28 @@ def test_libraries_for_several_processors(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="variants are of this architecture")
 def test_built_beforehand(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build.build_variants(tmp_path / "libraries")
-    assert sorted(path.stem for path in (tmp_path / "libraries").iterdir()) == sorted(build.VARIANTS)
+    names = sorted(map(build._prebuilt_name, build.VARIANTS))
+    assert sorted(path.name for path in (tmp_path / "libraries").iterdir()) == names
     monkeypatch.setattr(build, "PREBUILT", tmp_path / "libraries")
     monkeypatch.setattr(build, "compile_to", None)
     assert open_library().most_rows > 8
+
+
+def test_libraries_of_an_older_package_or_damaged_ones(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Are not loaded: another one is built, as where there are none."""
+    monkeypatch.setattr(build, "PREBUILT", tmp_path)
+    for name in build.VARIANTS:
+        (tmp_path / f"{name}-0123456789abcdef01234567.so").write_bytes(b"older")
+    assert build.find_prebuilt() is None
+    for name in build.VARIANTS:
+        (tmp_path / build._prebuilt_name(name)).write_bytes(b"damaged")
+    assert open_library().most_rows > 8
+    assert len(libraries(cache)) == 1
+
+
+def test_a_system_without_posix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "name", "nt")
+    with pytest.raises(BuildError, match="POSIX"):
+        open_library()

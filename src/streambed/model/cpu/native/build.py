@@ -49,8 +49,11 @@ class BuildError(Exception):
 def open_library(flags: Sequence[str] = NATIVE) -> Library:
     """The library for this machine: one from `PREBUILT`, else the one in the cache, built if it is not there yet. Where
     nothing can be kept, one is built for this process alone. flags: for which processor. Raises BuildError."""
-    if flags == NATIVE and (found := find_prebuilt()) is not None:
-        return Library(found)
+    if os.name != "posix":
+        raise BuildError("this system has no threads and file locks of POSIX's")
+    with contextlib.suppress(OSError):
+        if flags == NATIVE and (found := find_prebuilt()) is not None:
+            return Library(found)
     compiler = find_compiler()
     name = f"streambed-{_key(compiler, flags)}.so"
     try:
@@ -71,7 +74,7 @@ def open_library(flags: Sequence[str] = NATIVE) -> Library:
 def find_prebuilt() -> Path | None:
     """The best library in `PREBUILT` that this processor can run, if there is one."""
     here = set(machine.features())
-    found = (PREBUILT / f"{name}.so" for name, needed in VARIANTS.items() if needed <= here)
+    found = (PREBUILT / _prebuilt_name(name) for name, needed in VARIANTS.items() if needed <= here)
     return next(filter(Path.is_file, found), None)
 
 
@@ -80,7 +83,7 @@ def build_variants(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     compiler = find_compiler()
     for name in VARIANTS if platform.machine() == "x86_64" else ():
-        compile_to(folder / f"{name}.so", compiler, flags_for(name, compiler))
+        compile_to(folder / _prebuilt_name(name), compiler, flags_for(name, compiler))
 
 
 def flags_for(variant: str, compiler: Sequence[str]) -> list[str]:
@@ -130,20 +133,27 @@ def _cache() -> Path:
 
 
 def _key(compiler: Sequence[str], flags: Sequence[str]) -> str:
-    digest = hashlib.sha256()
+    return _digest(*FLAGS, *flags, *compiler, shutil.which(compiler[0]) or "", platform.machine(), *machine.features())
+
+
+def _prebuilt_name(variant: str) -> str:
+    """With the sources in it: a library that an older package left is not taken for this one's."""
+    return f"{variant}-{_digest()}.so"
+
+
+def _digest(*facts: str) -> str:
+    """Of the sources, and of what else decides a library."""
+    digest = hashlib.sha256("\0".join(facts).encode())
     for source in sorted((*_HERE.glob("*.c"), *_HERE.glob("*.h"))):
         digest.update(source.name.encode() + source.read_bytes())
-    facts = (*FLAGS, *flags, *compiler, shutil.which(compiler[0]) or "", platform.machine(), *machine.features())
-    return hashlib.sha256(digest.digest() + "\0".join(facts).encode()).hexdigest()[:24]
+    return digest.hexdigest()[:24]
 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """One process builds; others wait, and find what it has built."""
-    try:
-        import fcntl
-    except ImportError:
-        raise BuildError("this system has no file locks of POSIX's") from None
+    import fcntl  # not on every platform
+
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
