@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -92,6 +94,31 @@ def test_where_nothing_can_be_kept(cache: Path, tmp_path: Path, mode: str) -> No
         (tmp_path / "streambed").chmod(0o777)
     assert open_library().most_rows > 8
     assert libraries(tmp_path / "streambed") == []
+
+
+@pytest.mark.parametrize("mode", ["no folder for what is temporary", "a full disk"])
+def test_where_nothing_can_be_written(
+    cache: Path, tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """As in a container whose file system is read-only: the engine starts on PyTorch, and says why."""
+
+    def fail(*_: object, **__: object) -> str:
+        raise FileNotFoundError(mode) if mode.startswith("no folder") else OSError(errno.ENOSPC, mode)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", fail)
+    with load_engine(tiny_checkpoint) as engine:
+        assert engine.info.kernels.startswith("torch; native ones are not there: ")
+        assert mode in engine.info.kernels
+        assert engine.embed("a brook").shape == (1, 64)
+
+
+def test_a_user_without_a_home(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `docker run --user 12345` has: nothing is left where the process happens to run."""
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.chdir(tmp_path)
+    assert open_library().most_rows > 8
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_damaged_library_is_not_fatal(cache: Path) -> None:

@@ -63,12 +63,12 @@ def open_library(flags: Sequence[str] = NATIVE) -> Library:
                 compile_to(folder / name, compiler, flags)
         return Library(folder / name)
     except OSError:
-        with tempfile.TemporaryDirectory(prefix="streambed-") as private:
-            try:
+        try:
+            with tempfile.TemporaryDirectory(prefix="streambed-") as private:
                 compile_to(Path(private) / name, compiler, flags)
                 return Library(Path(private) / name)
-            except OSError as error:
-                raise BuildError(" ".join(str(error).split())) from None
+        except OSError as error:
+            raise BuildError(" ".join(str(error).split())) from None
 
 
 def find_prebuilt() -> Path | None:
@@ -125,6 +125,8 @@ def _cache() -> Path:
     """A folder in `$XDG_CACHE_HOME`, else in `~/.cache`. Raises OSError where it cannot be, or where others could put a
     library of theirs."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "streambed"
+    if not folder.is_absolute():
+        raise FileNotFoundError("there is no home to keep libraries in")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.stat()
     if found.st_uid != os.geteuid() or found.st_mode & 0o022:
