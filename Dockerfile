@@ -28,7 +28,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf pip install ${TORCH_INDEX:+-
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf pip install --constraint constraints.txt '.[server]'
-# Kernels for small steps, one library for each kind of processor; the compiler stays behind.
+# Kernels, one library for each kind of processor; the compiler stays behind.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf pip install --constraint constraints.txt --target /zig ziglang==0.17.1 && \
     PYTHONPATH=/zig python -m streambed.model.cpu.native.build /opt/streambed/share/streambed/native
 

@@ -131,13 +131,6 @@ def multiplies_bfloat16() -> bool:
     return torch.cpu._is_avx512_bf16_supported()  # processors with AMX say yes too
 
 
-def has_matrix_units() -> bool:
-    """Whether this processor multiplies tiles (AMX), by PyTorch's own test."""
-    import torch
-
-    return hasattr(torch.cpu, "_is_amx_tile_supported") and torch.cpu._is_amx_tile_supported()
-
-
 def _read(path: Path) -> str | None:
     """A file of /proc or /sys; None where this system has none."""
     try:

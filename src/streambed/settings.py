@@ -56,7 +56,7 @@ class Settings:
     dtype: str = _setting("auto", "Number format: auto, float32 or bfloat16.", group="Compute")
     device: str = _setting("auto", "Device: auto, cpu, cuda, cuda:N or mps (not run by us).")
     kernels: Literal["auto", "torch"] = _setting(
-        "auto", "Kernels of small steps on a CPU: native ones, built at the first start, or torch alone."
+        "auto", "Kernels on a CPU: native ones, built at the first start, or torch alone."
     )
     threads: int | None = _setting(None, "CPU threads to compute with; by default one for each usable core.")
     kv_memory: int | None = _setting(

@@ -98,9 +98,7 @@ def test_a_server_as_in_kubernetes_and_then_as_in_compose(
         assert got(server, f"/v1/sessions/{session}/append", {"text": "fox"})["offset"] == 13
         assert server.end() == 0
         assert "Application shutdown complete" in server.output
-        assert "Kernels of small steps: native" in server.output, (
-            "they were built with the image, which has no compiler"
-        )
+        assert "Kernels: native" in server.output, "they were built with the image, which has no compiler"
 
     environment = compose_server() | {"STREAMBED_MODEL": "/models/tiny"}
     with built.images.running(built.server, options(environment, journal, checkpoint), []) as server:

@@ -95,7 +95,7 @@ def run(settings: Settings) -> None:
         info.threads,
         info.max_batch_tokens,
     )
-    logger.info("Kernels of small steps: %s", info.kernels)
+    logger.info("Kernels: %s", info.kernels)
     if info.single_thread_rows:
         logger.info(
             "Steps of up to %d rows run on one thread, which was measured to be as fast", info.single_thread_rows

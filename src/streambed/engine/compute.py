@@ -29,7 +29,7 @@ class ComputeInfo:
     single_thread_rows: int
     """Steps that cost up to so many rows run on one thread; 0 where none does."""
     kernels: str
-    """What small steps run on: `native`, or `torch` and why."""
+    """What steps run on: `native`, or `torch` and why."""
 
 
 class Compute(Protocol):

@@ -18,7 +18,7 @@ class EngineOptions:
     device: str = "auto"
     """`cpu`, `cuda`, `cuda:N` or `mps`."""
     kernels: Kernels = "auto"
-    """`auto`: small steps on a CPU run on native kernels, built at the first start, where that can be; `torch`: on none."""
+    """`auto`: steps on a CPU run on native kernels, built at the first start, where that can be; `torch`: on none."""
     kv_memory: int | None = None
     """Bytes for KV; a quarter of the memory by default."""
     max_batch_tokens: int | None = None

@@ -14,6 +14,7 @@ from streambed.model.checkpoint import Checkpoint
 
 Vectors = NDArray[np.float32]
 Kernels = Literal["auto", "torch"]
+Quantize = Literal["none", "int8"]
 
 
 class KV(Protocol):
@@ -85,7 +86,7 @@ class Device(Protocol):
     pauses: int
     """Places within a run at which it calls `between`; 0 if it cannot."""
     kernels: str
-    """What small steps run on: `native`, or `torch` and why."""
+    """What steps run on: `native`, or `torch` and why."""
     single_thread_rows: int
     """Batches that cost up to so many rows run on one thread."""
     padding: int

@@ -88,7 +88,10 @@ def load_network(
                 matrix.weight = weight.clone()  # never keep a view of the file: a changed file must not change vectors
             return matrix
 
-        embedding = reader.take("embed_tokens.weight").to(device, dtype, copy=True)
+        vocabulary = reader.take("embed_tokens.weight").to(device, dtype)
+        embedding = operators.embedding(vocabulary)
+        if embedding.weight is vocabulary:
+            embedding.weight = vocabulary.clone()
         layers = []
         for index in range(config.num_layers):
             at = f"layers.{index}."

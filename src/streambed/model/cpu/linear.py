@@ -5,9 +5,7 @@ times (measured, `benchmarks/README.md`), and its epilogues save passes over the
 operators, the ones that its compiler emits for frozen weights; where they are missing, plain PyTorch does the same sums.
 """
 
-import struct
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,19 +17,6 @@ _ROWS_HINT = 128  # the blocked layout hardly depends on it: packing for 8 rows 
 _operator = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 _pointwise: Callable[..., Tensor] = getattr(_operator, "default", torch.add)
 _binary: Callable[..., Tensor] = getattr(_operator, "binary", torch.add)
-_DIMENSIONS, _BLOCKS, _ORDER = 1, 52, 65
-"""Where oneDNN's `memory_desc_t` has its sizes, and the number, sizes and order of inner blocks: words of 8 bytes."""
-
-
-class Layout(NamedTuple):
-    """Where a packed weight lies, and how: in blocks of `block` outputs, each with all of its inputs, of which there is room
-    for `padded`; in bfloat16 the inputs lie in pairs."""
-
-    pointer: int
-    outputs: int
-    inputs: int
-    block: int
-    padded: int
 
 
 class PackedLinear(Linear):
@@ -39,23 +24,6 @@ class PackedLinear(Linear):
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__(torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS_HINT), bias)
-
-    def layout(self) -> Layout:
-        """As oneDNN describes it, by its `memory_desc_t`. Raises ValueError where that is another shape of blocks."""
-        described = bytes(torch.ops.mkldnn._get_mkldnn_serialized_md(self.weight).tolist())
-        words = struct.unpack(f"<{len(described) // 8}q", described[: len(described) // 8 * 8])
-        outputs, inputs = words[_DIMENSIONS : _DIMENSIONS + 2]
-        count = words[_BLOCKS]
-        pairs = 2 if count == 3 else 1
-        blocks, order = words[_BLOCKS + 1 : _BLOCKS + 1 + count], words[_ORDER : _ORDER + count]
-        if (
-            (count, order, blocks[2:]) not in ((2, (1, 0), ()), (3, (1, 0, 1), (2,)))
-            or blocks[1] % 16
-            or blocks[1] > 64
-        ):
-            raise ValueError(f"weights in blocks {blocks} of {order}")
-        depth = blocks[0] * pairs
-        return Layout(torch.ops.mkldnn.data_ptr(self.weight), outputs, inputs, blocks[1], -(-inputs // depth) * depth)
 
     def __call__(self, x: Tensor) -> Tensor:
         return _pointwise(x, self.weight, self.bias, "none", [], "")

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from streambed.model.checkpoint import Checkpoint, Qwen3Config
-from streambed.model.device import Batch, Kernels, Memory, Vectors
+from streambed.model.device import Batch, Kernels, Memory, Quantize, Vectors
 from streambed.model.qwen3 import Operators, Qwen3, rms_norm
 from streambed.model.stock.attention import Span, attend, plan
-from streambed.model.stock.linear import Linear
+from streambed.model.stock.linear import Embedding, Linear
+from streambed.model.stock.quantized import QuantizedEmbedding, QuantizedLinear
 from streambed.model.stock.slab import GROWTH, Slab
 from streambed.model.weights import load_network
 
@@ -33,7 +34,7 @@ class Stock:
 
     fused = False
     """Whether attention may use the fused kernels, grouped heads included."""
-    operators = Operators(Linear, rms_norm)
+    operators = Operators(Linear, Embedding, rms_norm)
     slabs: type[Slab] = Slab
     slots_per_page = GROWTH
     single_thread_rows = 0
@@ -41,7 +42,12 @@ class Stock:
     kernels: str = "torch"
 
     def __init__(
-        self, config: Qwen3Config, device: torch.device, dtype: torch.dtype, kernels: Kernels = "auto"
+        self,
+        config: Qwen3Config,
+        device: torch.device,
+        dtype: torch.dtype,
+        kernels: Kernels = "auto",
+        quantize: Quantize = "none",
     ) -> None:
         self.name, self.dtype = str(device), str(dtype).removeprefix("torch.")
         self.bytes_per_slot = config.kv_values_per_token * dtype.itemsize
@@ -50,7 +56,8 @@ class Stock:
         self.network: Qwen3
         self._end_id = 0
         self._config, self._device, self._dtype = config, device, dtype
-        self._native = kernels == "auto"
+        if quantize == "int8":
+            self.operators = self.operators._replace(linear=QuantizedLinear, embedding=QuantizedEmbedding)
         attention = 4 * config.num_heads * config.head_dim * config.num_layers
         # Attention runs at about half the speed of the big matrices (measured at 5,000 tokens of context).
         self._context_cost = 2.0 * attention / (2 * config.num_weights)

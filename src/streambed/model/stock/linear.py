@@ -1,4 +1,4 @@
-"""A matrix, with the epilogues that a layer needs."""
+"""A matrix, with the epilogues that a layer needs, and the vocabulary."""
 
 from torch import Tensor
 from torch.nn import functional
@@ -24,3 +24,14 @@ class Linear:
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         """self(x) + other"""
         return self(x) + other
+
+
+class Embedding:
+    """What each token of the vocabulary starts as: weight [vocabulary, hidden]."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight, self.dtype = weight, weight.dtype
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """[rows, hidden]"""
+        return self.weight[ids]

@@ -19,7 +19,7 @@ CODE = """
 import sys
 from pathlib import Path
 from streambed.model.cpu.native.library import Library
-from tests.model.cpu import test_small_steps as steps
+from tests.model.cpu import test_steps as steps
 library = Library(Path(sys.argv[1]))
 for seed in range(12):
     steps.check(library, Path(sys.argv[2]), seed)

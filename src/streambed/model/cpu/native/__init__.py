@@ -1,1 +1,1 @@
-"""Kernels in C for what PyTorch does badly on a CPU: small steps, in which its operators take longer than the work."""
+"""Kernels in C: in a small step PyTorch's operators take longer than the work, in a large one they pass over it again."""

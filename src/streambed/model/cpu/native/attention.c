@@ -1,194 +1,299 @@
-/* Attention of all spans of a step in one parallel region: a piece is a span's key-value head and a stretch of its keys, so
- * that one long text is divided among threads too. What pieces find is combined as in FlashDecoding. */
+/* Attention of all spans of a step in one parallel region. Keys and values are put in blocks such as weights lie in, 64
+ * at a time, so that products do the work; what blocks find is added up as in FlashAttention (arXiv 2205.14135), within
+ * stretches of 512 keys, which are then added up in their order. A row's sums depend on nothing but its position and what
+ * it sees: how rows are divided among steps, pieces and threads changes no bit. */
 #include "parts.h"
 
+enum { KEYS = SB_WIDTH, STRETCH = 512, FEW = 32 /* queries of a head up to which stretches are pieces of their own */ };
+
 typedef struct {
-    int span, head, from, to, number; /* keys [from, to), the number-th stretch */
-} stretch;
+    int span, head, from, to, stretch; /* rows [from, to); of all stretches if -1 */
+} part;
 
 typedef struct {
     const sb_step *step;
     const char *q, *k, *v;
-    stretch *stretches;
-    float *found; /* [rows, heads, most stretches, dim + 2]: maximum, sum, weighted values */
-    int layer, most;
-    void *y;
-} attend_job;
+    int layer;
+    float *y;
+    part *parts;
+    int *rows;    /* of spans of few rows */
+    int64_t *at;  /* where in `found` each of them begins */
+    float *found; /* of each [heads, stretches, dim + 2]: maximum, sum, weighted values */
+} attention;
 
-static int keys_of(const sb_span *span) { return span->past + span->rows; }
-
-static int length_of(const sb_span *span) { /* of a stretch: so that no span has more than 32 */
-    int share = (keys_of(span) + 31) / 32;
-    return share > SB_PIECE_KEYS ? share : SB_PIECE_KEYS;
-}
-
-static int stretches_of(const sb_span *span) { return (keys_of(span) + length_of(span) - 1) / length_of(span); }
-
-static int most_stretches(const sb_step *step) {
-    int most = 1;
-    for (int s = 0; s < step->spans; s++) {
-        int count = stretches_of(&step->span[s]);
-        most = count > most ? count : most;
-    }
-    return most;
-}
-
-static int64_t count_pieces(const sb_step *step) {
-    int64_t count = 0;
-    for (int s = 0; s < step->spans; s++) count += (int64_t)stretches_of(&step->span[s]) * step->kv_heads;
-    return count;
-}
-
-int64_t sb_partial_bytes(const sb_step *step) {
-    return count_pieces(step) * (int64_t)sizeof(stretch) + 64 +
-           (int64_t)step->rows * step->heads * most_stretches(step) * (step->dim + 2) * 4;
-}
-
-INLINE v16 load_as(int format, const char *p, int i) {
-    return format == SB_BFLOAT16 ? load_bf16((const uint16_t *)p + i) : load((const float *)p + i);
-}
-
-/* Products of up to four queries with the keys of a stretch; those of bfloat16 as pairs where the processor has such. */
-INLINE void score(int format, const char *keys, int64_t slot_stride, int dim, int count, int queries,
-                  const char *const *q, float *scores) {
-    for (int j = 0; j < count; j++) {
-        v16 dot[4] = {};
-        const char *key = keys + j * slot_stride;
-        int d = 0;
-        if (format == SB_BFLOAT16)
-            for (; d + 32 <= dim; d += 32)
-                for (int i = 0; i < 4; i++)
-                    dot[i] = add_products(dot[i], (const uint16_t *)key + d, (const uint16_t *)q[i] + d);
-        for (; d < dim; d += 16) {
-            v16 some = load_as(format, key, d);
-            for (int i = 0; i < 4; i++) dot[i] += some * load_as(format, q[i], d);
-        }
-        float four[4];
-        sums(dot, four);
-        for (int i = 0; i < queries; i++) scores[i * count + j] = four[i];
-    }
-}
-
-/* Sums 16 * vectors elements of the values, from the d-th on, by the weights of up to four queries. */
-INLINE void gather(int format, const char *values, int64_t slot_stride, int d, int vectors, int count, int queries,
-                   const float *weights, float **found) {
-    v16 acc[4][4] = {};
-    for (int j = 0; j < count; j++)
-        for (int n = 0; n < vectors; n++) {
-            v16 value = load_as(format, values + j * slot_stride, d + 16 * n);
-            for (int i = 0; i < queries; i++) acc[i][n] += value * weights[i * count + j];
-        }
-    for (int i = 0; i < queries; i++)
-        for (int n = 0; n < vectors; n++) store(found[i] + 2 + d + 16 * n, acc[i][n]);
-}
-
-/* What up to four queries find in a stretch. scores: [queries, keys of the stretch]. */
-INLINE void look(const attend_job *job, int format, const stretch *at, int queries, const char *const *q, const int *limit,
-                 const int *own, float **found, float *scores) {
-    const sb_step *step = job->step;
-    const sb_span *span = &step->span[at->span];
-    int dim = step->dim, bytes = sb_bytes(format), count = at->to - at->from;
+typedef struct { /* keys and values of one head, slot after slot */
     const char *keys, *values;
-    int64_t slot_stride;
-    if (span->keys) {
-        int64_t start = (span->layer_stride * job->layer + span->head_stride * at->head + span->slot_stride * at->from);
-        slot_stride = span->slot_stride * bytes;
-        keys = (const char *)span->keys + start * bytes;
-        values = (const char *)span->values + start * bytes;
-    } else {
-        slot_stride = (int64_t)step->kv_heads * dim * bytes;
-        int64_t start = (span->first + at->from) * slot_stride + (int64_t)at->head * dim * bytes;
-        keys = job->k + start;
-        values = job->v + start;
-    }
-    switch (dim) { /* a size that the compiler knows keeps the queries in registers */
-    case 128: score(format, keys, slot_stride, 128, count, queries, q, scores); break;
-    case 64: score(format, keys, slot_stride, 64, count, queries, q, scores); break;
-    default: score(format, keys, slot_stride, dim, count, queries, q, scores);
-    }
-    for (int i = 0; i < queries; i++) {
-        float *s = scores + i * count, most = -1e30f, total = 0;
-        for (int j = 0; j < count; j++) {
-            int slot = at->from + j;
-            s[j] = slot < limit[i] || slot == own[i] ? s[j] : -1e30f;
-            most = s[j] > most ? s[j] : most;
-        }
-        for (int j = 0; j < count; j++) {
-            s[j] = s[j] <= -1e30f ? 0 : exponential(s[j] - most);
-            total += s[j];
-        }
-        found[i][0] = most;
-        found[i][1] = total;
-    }
-    int d = 0;
-    for (; d + 64 <= dim; d += 64) gather(format, values, slot_stride, d, 4, count, queries, scores, found);
-    for (; d < dim; d += 16) gather(format, values, slot_stride, d, 1, count, queries, scores, found);
+    int64_t bytes; /* from slot to slot */
+} slots;
+
+static int group_of(const sb_step *step) { return step->heads / step->kv_heads; }
+static int is_few(const sb_step *step, const sb_span *span) { return span->rows * group_of(step) <= FEW; }
+static int rows_of_part(const sb_step *step) { return SB_CHUNK / group_of(step); }
+static int position(const sb_step *step, const sb_span *span, int row) { /* what a row sees ends there, with itself */
+    return span->limits_at < 0 ? span->past + row : step->limits[span->limits_at + row];
+}
+static int stretches_of(const sb_step *step, const sb_span *span) {
+    return position(step, span, span->rows - 1) / STRETCH + 1; /* positions ascend */
 }
 
-static void attend_piece(void *of, int piece) {
-    attend_job *job = of;
-    const sb_step *step = job->step;
-    const stretch *at = &job->stretches[piece];
-    const sb_span *span = &step->span[at->span];
-    int group = step->heads / step->kv_heads, queries = span->rows * group, dim = step->dim;
-    float scores[4 * (at->to - at->from)];
-    for (int first = 0; first < queries; first += 4) {
-        int some = queries - first < 4 ? queries - first : 4, limit[4], own[4];
-        const char *q[4]; /* where there are fewer, the first one again */
-        float *found[4];
-        for (int i = 0; i < some; i++) {
-            int row = (first + i) / group, head = at->head * group + (first + i) % group;
-            int64_t start = ((int64_t)(span->first + row) * step->heads + head) * dim;
-            q[i] = job->q + start * sb_bytes(step->format);
-            own[i] = span->past + row;
-            limit[i] = span->limits_at < 0 ? own[i] : step->limits[span->limits_at + row];
-            found[i] = job->found + (((int64_t)(span->first + row) * step->heads + head) * job->most + at->number) * (dim + 2);
-        }
-        for (int i = some; i < 4; i++) q[i] = q[0];
-        if (step->format == SB_BFLOAT16) look(job, SB_BFLOAT16, at, some, q, limit, own, found, scores);
-        else look(job, SB_FLOAT32, at, some, q, limit, own, found, scores);
-    }
-}
-
-/* One row: what its heads found in their stretches, put together, as an operand's row. */
-static void combine_piece(void *of, int row) {
-    attend_job *job = of;
-    const sb_step *step = job->step;
-    int dim = step->dim, span = 0;
-    while (row >= step->span[span].first + step->span[span].rows) span++;
-    int count = stretches_of(&step->span[span]);
-    float whole[step->heads * dim];
-    for (int head = 0; head < step->heads; head++) {
-        const float *found = job->found + ((int64_t)row * step->heads + head) * job->most * (dim + 2);
-        float most = -1e30f, total = 0, *y = whole + head * dim;
-        for (int n = 0; n < count; n++) most = found[n * (dim + 2)] > most ? found[n * (dim + 2)] : most;
-        memset(y, 0, sizeof(float) * dim);
-        for (int n = 0; n < count; n++) {
-            const float *part = found + n * (dim + 2);
-            float share = exponential(part[0] - most);
-            total += share * part[1];
-            for (int d = 0; d < dim; d++) y[d] += share * part[2 + d];
-        }
-        for (int d = 0; d < dim; d++) y[d] /= total;
-    }
-    sb_operand(step->format, whole, 1, step->heads * dim,
-               (char *)job->y + row * sb_row_bytes(step->format, step->heads * dim));
-}
-
-void sb_attend(sb_pool *pool, const sb_step *step, int layer, const char *q, const char *k, const char *v, void *partial,
-               void *y) {
-    attend_job job = {step, q, k, v, (stretch *)partial, NULL, layer, most_stretches(step), y};
-    int64_t pieces = 0;
+/* Divides the memory for it; returns how many bytes that is. */
+static int64_t divide(const sb_step *step, char *memory, attention *job) {
+    int64_t parts = 0, found = 0;
     for (int s = 0; s < step->spans; s++) {
         const sb_span *span = &step->span[s];
-        int length = length_of(span);
-        for (int n = 0; n < stretches_of(span); n++)
-            for (int head = 0; head < step->kv_heads; head++) {
-                int to = (n + 1) * length < keys_of(span) ? (n + 1) * length : keys_of(span);
-                job.stretches[pieces++] = (stretch){s, head, n * length, to, n};
-            }
+        int stretches = stretches_of(step, span);
+        parts += (int64_t)step->kv_heads * (is_few(step, span) ? stretches : span->rows / rows_of_part(step) + 1);
+        if (is_few(step, span)) found += (int64_t)span->rows * step->heads * stretches * (step->dim + 2) * 4;
     }
-    job.found = (float *)((char *)partial + (pieces * (int64_t)sizeof(stretch) + 63) / 64 * 64);
-    sb_pool_run(pool, attend_piece, &job, (int)pieces);
-    sb_pool_run(pool, combine_piece, &job, step->rows);
+    char *at = memory;
+    job->parts = (part *)at;
+    at += sb_aligned(parts * (int64_t)sizeof(part));
+    job->rows = (int *)at;
+    at += sb_aligned(step->rows * (int64_t)sizeof(int));
+    job->at = (int64_t *)at;
+    at += sb_aligned(step->rows * (int64_t)sizeof(int64_t));
+    job->found = (float *)at;
+    return at - memory + sb_aligned(found);
+}
+
+int64_t sb_attention_bytes(const sb_step *step) {
+    attention job;
+    return divide(step, NULL, &job);
+}
+
+static slots slots_from(const attention *job, const sb_span *span, int head, int slot) {
+    int64_t bytes = sb_bytes(job->step->format), size, at;
+    if (span->keys) {
+        size = span->slot_stride * bytes;
+        at = (span->layer_stride * job->layer + span->head_stride * head) * bytes + slot * size;
+        return (slots){(const char *)span->keys + at, (const char *)span->values + at, size};
+    }
+    size = (int64_t)job->step->kv_heads * job->step->dim * bytes;
+    at = (span->first - span->past + slot) * size + head * job->step->dim * bytes;
+    return (slots){job->k + at, job->v + at, size};
+}
+
+/* Keys as a block whose outputs are keys: [groups][KEYS], in groups of four bytes. */
+static void pack_keys(const slots *s, int count, int groups, uint32_t *block) {
+    int whole = 0;
+#if defined(__AVX512F__)
+    for (whole = 0; whole + 16 <= count; whole += 16)
+        for (int g = 0; g + 16 <= groups; g += 16) {
+            u16x keys[16];
+            for (int j = 0; j < 16; j++)
+                keys[j] = *(const u16x_any *)(const void *)(s->keys + (whole + j) * s->bytes + 4 * g);
+            transpose(keys);
+            for (int j = 0; j < 16; j++) *(u16x_any *)(block + (g + j) * KEYS + whole) = keys[j];
+        }
+    for (int j = 0; j < whole; j++)
+        for (int g = groups / 16 * 16; g < groups; g++)
+            block[g * KEYS + j] = ((const uint32_t *)(s->keys + j * s->bytes))[g];
+#endif
+    for (int j = whole; j < count; j++)
+        for (int g = 0; g < groups; g++) block[g * KEYS + j] = ((const uint32_t *)(s->keys + j * s->bytes))[g];
+    for (int g = 0; g < groups && count < KEYS; g++) memset(block + g * KEYS + count, 0, 4 * (size_t)(KEYS - count));
+}
+
+/* Values as a block whose inputs are keys: [KEYS][dim], in groups of four bytes. */
+INLINE void pack_values(int format, const slots *s, int count, int dim, uint32_t *block) {
+    if (format == SB_FLOAT32) {
+        for (int j = 0; j < count; j++) memcpy(block + j * dim, s->values + j * s->bytes, 4 * (size_t)dim);
+        memset(block + count * dim, 0, 4 * (size_t)(KEYS - count) * dim);
+        return;
+    }
+    for (int j = 0; j < KEYS; j += 2, block += dim) {
+        const uint16_t *one = (const uint16_t *)(s->values + j * s->bytes),
+                       *two = (const uint16_t *)(s->values + (j + 1) * s->bytes);
+        if (j + 1 < count)
+            for (int d = 0; d < dim; d++) block[d] = one[d] | (uint32_t)two[d] << 16;
+        else if (j < count)
+            for (int d = 0; d < dim; d++) block[d] = one[d];
+        else memset(block, 0, 4 * (size_t)dim);
+    }
+}
+
+/* A row's products with the first `seen` of some keys become weights, as the row of an operand. Returns what the row's
+ * earlier sums are to be multiplied with. */
+INLINE float weigh(int format, float *scores, int seen, float *most, float *sum, char *weights) {
+    v16 top = (v16){} + *most, found = {};
+    for (int j = 0; j < KEYS; j += 16) {
+        v16 x = load(scores + j);
+        if (seen < KEYS) store(scores + j, x = pick(lanes() + j < seen, x, (v16){} + UNSEEN));
+        top = pick(x > top, x, top);
+    }
+    float highest = largest(top);
+    for (int j = 0; j < KEYS; j += 16) {
+        v16 x = load(scores + j), weight = pick(x > 0.5f * UNSEEN, exponential(x - highest), (v16){});
+        found += weight;
+        if (format == SB_FLOAT32) store((float *)weights + j, weight);
+        else store_bf16((uint16_t *)weights + j, weight);
+    }
+    float fall = exponential_of(*most - highest);
+    *sum = *sum * fall + total(found);
+    *most = highest;
+    return fall;
+}
+
+/* Adds what was found elsewhere. */
+static void merge(float *most, float *sum, float *y, float their_most, float their_sum, const float *theirs, int dim) {
+    float highest = *most > their_most ? *most : their_most;
+    float mine = exponential_of(*most - highest), share = exponential_of(their_most - highest);
+    *sum = *sum * mine + their_sum * share;
+    *most = highest;
+    for (int d = 0; d < dim; d += 16) store(y + d, load(y + d) * mine + load(theirs + d) * share);
+}
+
+typedef struct {
+    char q[SB_CHUNK * SB_MOST_DIM * 4], weights[SB_CHUNK * KEYS * 4];
+    uint32_t block[KEYS * SB_MOST_DIM];
+    float scores[SB_CHUNK * SB_WIDTH], y[SB_CHUNK * SB_MOST_DIM], most[SB_CHUNK], sum[SB_CHUNK], fall[SB_CHUNK];
+    int seen[SB_CHUNK];
+} __attribute__((aligned(64))) room;
+
+/* Some queries over one block of keys, of which each sees the first `seen`. */
+INLINE void attend_block(int format, int dim, const slots *s, int count, int first, int queries, room *r) {
+    int bytes = sb_bytes(format), groups = dim * bytes / 4;
+    int64_t query_bytes = (int64_t)dim * bytes;
+    pack_keys(s, count, groups, r->block);
+    sb_multiply(format, r->q + first * query_bytes, query_bytes, queries, (char *)r->block, KEYS, groups, KEYS / 16,
+                r->scores);
+    for (int i = 0; i < queries; i++)
+        r->fall[i] = weigh(format, r->scores + i * SB_WIDTH, r->seen[first + i], r->most + first + i, r->sum + first + i,
+                           r->weights + i * KEYS * bytes);
+    pack_values(format, s, count, dim, r->block);
+    for (int d = 0; d < dim; d += SB_WIDTH) {
+        int width = dim - d < SB_WIDTH ? dim - d : SB_WIDTH;
+        sb_multiply(format, r->weights, KEYS * bytes, queries, (char *)(r->block + d), dim, KEYS * bytes / 4, width / 16,
+                    r->scores);
+        for (int i = 0; i < queries; i++) {
+            float *y = r->y + (first + i) * dim + d;
+            for (int n = 0; n < width; n += 16)
+                store(y + n, load(y + n) * r->fall[i] + load(r->scores + i * SB_WIDTH + n));
+        }
+    }
+}
+
+/* What rows [from, to) find in a stretch, in the room. Rows in the order of a text share blocks. Another kind of row, a
+ * probe, has its own key and value in a slot that is not its position: it has the block that its position is in for
+ * itself. */
+INLINE void attend_stretch(int format, const attention *job, const sb_span *span, int head, int from, int to, int stretch,
+                           room *r) {
+    const sb_step *step = job->step;
+    int dim = step->dim, group = group_of(step), bytes = sb_bytes(format), probes = span->limits_at >= 0;
+    int last = position(step, span, to - 1);
+    char own[2 * KEYS * SB_MOST_DIM * 4];
+    for (int i = 0; i < (to - from) * group; i++) r->most[i] = UNSEEN, r->sum[i] = 0;
+    memset(r->y, 0, sizeof(float) * (to - from) * group * dim);
+    for (int at = stretch * STRETCH; at < (stretch + 1) * STRETCH && at <= last; at += KEYS) {
+        slots s = slots_from(job, span, head, at);
+        int first = to; /* of the rows that see something of what they share */
+        for (int row = to - 1; row >= from; row--) {
+            int end = position(step, span, row), seen = end - at < KEYS ? end - at + 1 : KEYS;
+            if (probes && end - at < KEYS) {
+                if (end < at) continue;
+                for (int j = 0; j < seen; j++) {
+                    slots from_slot = j < seen - 1 ? s : slots_from(job, span, head, span->past + row);
+                    int64_t offset = j < seen - 1 ? j * s.bytes : 0;
+                    memcpy(own + (int64_t)j * dim * bytes, from_slot.keys + offset, (size_t)dim * bytes);
+                    memcpy(own + (int64_t)(KEYS + j) * dim * bytes, from_slot.values + offset, (size_t)dim * bytes);
+                }
+                slots mine = {own, own + (int64_t)KEYS * dim * bytes, (int64_t)dim * bytes};
+                for (int i = 0; i < group; i++) r->seen[(row - from) * group + i] = seen;
+                attend_block(format, dim, &mine, seen, (row - from) * group, group, r);
+                continue;
+            }
+            if (end < at) break;
+            for (int i = 0; i < group; i++) r->seen[(row - from) * group + i] = seen;
+            first = row;
+        }
+        int count = probes || last - at >= KEYS ? KEYS : last - at + 1;
+        if (first < to) attend_block(format, dim, &s, count, (first - from) * group, (to - first) * group, r);
+    }
+}
+
+static void attend_part(void *of, int piece) {
+    attention *job = of;
+    const sb_step *step = job->step;
+    const part *p = &job->parts[piece];
+    const sb_span *span = &step->span[p->span];
+    int dim = step->dim, group = group_of(step), bytes = sb_bytes(step->format);
+    room r;
+    for (int row = p->from; row < p->to; row++)
+        memcpy(r.q + (int64_t)(row - p->from) * group * dim * bytes,
+               job->q + ((int64_t)(span->first + row) * step->heads + p->head * group) * dim * bytes,
+               (size_t)group * dim * bytes);
+    int stretches = stretches_of(step, span), start = p->stretch < 0 ? 0 : p->stretch,
+        stop = p->stretch < 0 ? stretches : start + 1;
+    float most[SB_CHUNK], sum[SB_CHUNK];
+    for (int i = 0; i < (p->to - p->from) * group; i++) most[i] = UNSEEN, sum[i] = 0;
+    for (int n = start; n < stop; n++) {
+        if (n * STRETCH > position(step, span, p->to - 1)) break;
+        if (step->format == SB_BFLOAT16) attend_stretch(SB_BFLOAT16, job, span, p->head, p->from, p->to, n, &r);
+        else attend_stretch(SB_FLOAT32, job, span, p->head, p->from, p->to, n, &r);
+        for (int i = 0; i < (p->to - p->from) * group; i++) {
+            int row = span->first + p->from + i / group, head = p->head * group + i % group;
+            if (p->stretch < 0) {
+                float *y = job->y + ((int64_t)row * step->heads + head) * dim;
+                if (!n) memset(y, 0, sizeof(float) * dim);
+                merge(most + i, sum + i, y, r.most[i], r.sum[i], r.y + i * dim, dim);
+            } else {
+                float *found = job->found + job->at[row] + ((int64_t)head * stretches + n) * (dim + 2);
+                found[0] = r.most[i], found[1] = r.sum[i];
+                memcpy(found + 2, r.y + i * dim, sizeof(float) * dim);
+            }
+        }
+    }
+    for (int i = 0; p->stretch < 0 && i < (p->to - p->from) * group; i++) {
+        float *y = job->y +
+                   ((int64_t)(span->first + p->from + i / group) * step->heads + p->head * group + i % group) * dim;
+        for (int d = 0; d < dim; d++) y[d] /= sum[i];
+    }
+}
+
+static void combine_row(void *of, int piece) { /* of a span of few: what its heads found in all stretches */
+    attention *job = of;
+    const sb_step *step = job->step;
+    const sb_span *span = step->span;
+    int dim = step->dim, row = job->rows[piece];
+    while (row >= span->first + span->rows) span++;
+    int stretches = stretches_of(step, span), own = position(step, span, row - span->first) / STRETCH;
+    for (int head = 0; head < step->heads; head++) {
+        float *y = job->y + ((int64_t)row * step->heads + head) * dim, most = UNSEEN, sum = 0;
+        memset(y, 0, sizeof(float) * dim);
+        for (int n = 0; n <= own; n++) {
+            const float *found = job->found + job->at[row] + ((int64_t)head * stretches + n) * (dim + 2);
+            merge(&most, &sum, y, found[0], found[1], found + 2, dim);
+        }
+        for (int d = 0; d < dim; d++) y[d] /= sum;
+    }
+}
+
+void sb_attend(sb_pool *pool, const sb_step *step, int layer, const char *q, const char *k, const char *v, void *memory,
+               float *y) {
+    attention job = {.step = step, .q = q, .k = k, .v = v, .layer = layer, .y = y};
+    divide(step, memory, &job);
+    int parts = 0, rows = 0, some = rows_of_part(step);
+    int64_t at = 0;
+    for (int s = 0; s < step->spans;
+         s++) { /* many rows first, and of those the ones that see most: what comes last is short */
+        const sb_span *span = &step->span[s];
+        if (is_few(step, span)) continue;
+        for (int from = (span->rows - 1) / some * some; from >= 0; from -= some)
+            for (int head = 0; head < step->kv_heads; head++)
+                job.parts[parts++] = (part){s, head, from, from + some < span->rows ? from + some : span->rows, -1};
+    }
+    for (int s = 0; s < step->spans; s++) {
+        const sb_span *span = &step->span[s];
+        if (!is_few(step, span)) continue;
+        int stretches = stretches_of(step, span);
+        for (int n = 0; n < stretches; n++)
+            for (int head = 0; head < step->kv_heads; head++) job.parts[parts++] = (part){s, head, 0, span->rows, n};
+        for (int r = span->first; r < span->first + span->rows;
+             r++, at += (int64_t)step->heads * stretches * (step->dim + 2)) {
+            job.rows[rows++] = r;
+            job.at[r] = at;
+        }
+    }
+    sb_pool_run(pool, attend_part, &job, parts);
+    sb_pool_run(pool, combine_row, &job, rows);
 }

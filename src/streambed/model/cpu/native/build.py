@@ -30,11 +30,14 @@ FLAGS = (
     *("-fno-math-errno", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros", "-freciprocal-math"),
 )
 NATIVE = ("-march=native",)
+_V4 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 VARIANTS = {
-    "x86-64-v4+avx512bf16": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_bf16"},
-    "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+    "x86-64-v4+avx512bf16+avx512vnni+amx-tile+amx-bf16+amx-int8":
+        {*_V4, "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16", "amx_int8"},
+    "x86-64-v4+avx512bf16+avx512vnni": {*_V4, "avx512_bf16", "avx512_vnni"},
+    "x86-64-v4": _V4,
     "x86-64-v3": {"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"},
-}
+}  # fmt: skip
 """Kinds of processors, best first, and what each must have, in the system's words."""
 PREBUILT = Path(sys.prefix) / "share" / "streambed" / "native"
 """Where libraries may lie that were built for several kinds."""

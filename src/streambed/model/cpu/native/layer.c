@@ -1,15 +1,54 @@
 #include "parts.h"
 
+enum { FEW = 8 }; /* rows of a piece where rows are worked on one by one */
+
 typedef struct {
     const sb_step *step;
     const sb_layer *layer;
-    const void *x;
-    void *y;
     const sb_matrix *matrix;
-    int rows;
+    const float *in, *norm;
+    void *operand;
+    float *out;
+    char *q, *k, *v;
+    int rows, index;
 } layer_job;
 
-int sb_most_rows(void) { return SB_MOST_ROWS; }
+typedef struct {
+    float *wide, *attended,
+        *normed; /* queries, keys and values, or what the gate lets through; rows of heads; of hidden */
+    char *operand, *q, *k, *v;
+    void *attention;
+    int64_t bytes;
+} room;
+
+static int most(int a, int b) { return a > b ? a : b; }
+
+static room divide(const sb_step *step) {
+    int64_t rows = step->rows, queries = (int64_t)step->heads * step->dim, keys = (int64_t)step->kv_heads * step->dim;
+    int64_t bytes = sb_bytes(step->format);
+    int widest = most(most(step->hidden, step->mlp), (int)queries);
+    room r;
+    char *at = step->scratch;
+    r.wide = (float *)at;
+    at += sb_aligned(rows * most((int)(queries + 2 * keys), step->mlp) * 4);
+    r.attended = (float *)at;
+    at += sb_aligned(rows * queries * 4);
+    r.normed = (float *)at;
+    at += sb_aligned(rows * step->hidden * 4);
+    r.operand = at;
+    at += rows * sb_row_bytes(SB_FLOAT32, widest + 64); /* of any format */
+    r.q = at;
+    at += sb_aligned(rows * queries * bytes);
+    r.k = at;
+    at += sb_aligned(rows * keys * bytes);
+    r.v = at;
+    at += sb_aligned(rows * keys * bytes);
+    r.attention = at;
+    r.bytes = at - (char *)step->scratch + sb_attention_bytes(step);
+    return r;
+}
+
+int64_t sb_scratch_bytes(const sb_step *step) { return divide(step).bytes; }
 
 void sb_rms_norm(const float *x, const float *weight, float *y, int rows, int size, float eps) {
     for (int r = 0; r < rows; r++, x += size, y += size) {
@@ -20,118 +59,144 @@ void sb_rms_norm(const float *x, const float *weight, float *y, int rows, int si
     }
 }
 
-/* Normalises and turns queries and keys, and writes keys and values to their slots; those of texts that have no memory stay
- * beside the rows. qkv [rows, heads + 2 kv_heads, dim]. */
-static void place(const sb_step *step, const sb_layer *layer, int index, float *qkv, char *q, char *k, char *v) {
+static void by_rows(sb_pool *pool, sb_work work, layer_job *job) {
+    sb_pool_run(pool, work, job, (job->rows + FEW - 1) / FEW);
+}
+
+static sb_range few(int rows, int piece) {
+    return (sb_range){piece * FEW, (piece + 1) * FEW < rows ? (piece + 1) * FEW : rows};
+}
+
+static void operand_piece(void *of,
+                          int piece) { /* rows as an operand of the matrix, normalised first where there is a norm */
+    layer_job *job = of;
+    const sb_matrix *m = job->matrix;
+    sb_range at = few(job->rows, piece);
+    const float *x = job->in + (int64_t)at.from * m->inputs;
+    if (job->norm) {
+        float *normed = job->out + (int64_t)at.from * m->inputs;
+        sb_rms_norm(x, job->norm, normed, at.to - at.from, m->inputs, job->step->eps);
+        x = normed;
+    }
+    sb_operand(m->format, x, at.to - at.from, m->inputs,
+               (char *)job->operand + at.from * sb_row_bytes(m->format, m->inputs));
+}
+
+static void convert(int format, const float *x, int count, char *y) {
+    if (format == SB_FLOAT32) memcpy(y, x, sizeof(float) * count);
+    else sb_to_bf16(x, count, (uint16_t *)y);
+}
+
+/* Normalises and turns queries and keys, and writes keys and values to their slots; those of texts that have no memory
+ * stay beside the rows. in [rows, heads + 2 kv_heads, dim]. */
+static void place_piece(void *of, int piece) {
+    layer_job *job = of;
+    const sb_step *step = job->step;
     int heads = step->heads, kv = step->kv_heads, dim = step->dim, bytes = sb_bytes(step->format);
-    for (int s = 0; s < step->spans; s++) {
-        const sb_span *span = &step->span[s];
-        for (int r = span->first; r < span->first + span->rows; r++) {
-            float *row = qkv + (int64_t)r * (heads + 2 * kv) * dim;
-            const float *turn = step->turns + (int64_t)r * dim;
-            for (int h = 0; h < heads + 2 * kv; h++) {
-                float *x = row + h * dim;
-                char *to = h < heads ? q + ((int64_t)r * heads + h) * dim * bytes
-                                     : (h < heads + kv ? k : v) + ((int64_t)r * kv + (h - heads) % kv) * dim * bytes;
-                if (h < heads + kv) {
-                    float turned[SB_MOST_DIM];
-                    sb_rms_norm(x, layer->qk_norm + h * dim, turned, 1, dim, step->eps);
-                    for (int d = 0; d < dim; d += 2) {
-                        x[d] = turned[d] * turn[d] - turned[d + 1] * turn[d + 1];
-                        x[d + 1] = turned[d] * turn[d + 1] + turned[d + 1] * turn[d];
-                    }
+    const sb_span *span = step->span;
+    sb_range at = few(job->rows, piece);
+    for (int r = at.from; r < at.to; r++) {
+        while (r >= span->first + span->rows) span++;
+        const float *row = job->in + (int64_t)r * (heads + 2 * kv) * dim, *turn = step->turns + (int64_t)r * dim;
+        for (int h = 0; h < heads + 2 * kv; h++) {
+            const float *x = row + h * dim;
+            float normed[SB_MOST_DIM], turned[SB_MOST_DIM];
+            char *to = h < heads
+                           ? job->q + ((int64_t)r * heads + h) * dim * bytes
+                           : (h < heads + kv ? job->k : job->v) + ((int64_t)r * kv + (h - heads) % kv) * dim * bytes;
+            if (h < heads + kv) {
+                sb_rms_norm(x, job->layer->qk_norm + h * dim, normed, 1, dim, step->eps);
+                for (int d = 0; d < dim; d += 2) {
+                    turned[d] = normed[d] * turn[d] - normed[d + 1] * turn[d + 1];
+                    turned[d + 1] = normed[d] * turn[d + 1] + normed[d + 1] * turn[d];
                 }
-                if (step->format == SB_BFLOAT16)
-                    for (int d = 0; d < dim; d++) ((uint16_t *)to)[d] = to_bf16(x[d]);
-                else
-                    memcpy(to, x, sizeof(float) * dim);
-                if (h >= heads && span->keys) {
-                    char *memory = h < heads + kv ? span->keys : span->values;
-                    int64_t slot = span->layer_stride * index + span->head_stride * ((h - heads) % kv) +
-                                   span->slot_stride * (span->past + r - span->first);
-                    memcpy(memory + slot * bytes, to, (size_t)dim * bytes);
-                }
+                x = turned;
+            }
+            convert(step->format, x, dim, to);
+            if (h >= heads && span->keys) {
+                char *memory = h < heads + kv ? span->keys : span->values;
+                int64_t slot = span->layer_stride * job->index + span->head_stride * ((h - heads) % kv) +
+                               span->slot_stride * (span->past + r - span->first);
+                memcpy(memory + slot * bytes, to, (size_t)dim * bytes);
             }
         }
     }
 }
 
-static void add_piece(void *of, int block) { /* x += a product */
+static void add_piece(void *of, int piece) { /* out += a product */
     layer_job *job = of;
     const sb_matrix *m = job->matrix;
-    float y[SB_MOST_ROWS * SB_MOST_BLOCK], *x = job->y;
-    sb_product_block(m, job->step->format, job->x, job->rows, block, y);
-    for (int r = 0; r < job->rows; r++)
-        for (int n = 0; n < sb_outputs_of(m, block); n++)
-            x[(int64_t)r * m->outputs + block * m->block + n] += y[r * SB_MOST_BLOCK + n];
+    int block = piece / sb_chunks(job->rows);
+    sb_range at = sb_chunk(job->rows, piece % sb_chunks(job->rows));
+    float y[SB_CHUNK * SB_WIDTH];
+    sb_product_block(m, (char *)job->operand + at.from * sb_row_bytes(m->format, m->inputs), at.to - at.from, block, y);
+    int count = sb_outputs_of(m, block);
+    for (int r = at.from; r < at.to; r++) {
+        float *x = job->out + (int64_t)r * m->outputs + block * m->block;
+        const float *found = y + (r - at.from) * SB_WIDTH;
+        int n = 0;
+        for (; n + 16 <= count; n += 16) store(x + n, load(x + n) + load(found + n));
+        for (; n < count; n++) x[n] += found[n];
+    }
 }
 
-static void gate_piece(void *of, int block) { /* silu(gate) * up, as the operand of the next product */
+static void gate_piece(void *of, int piece) { /* silu(gate) * up */
     layer_job *job = of;
     const sb_matrix *gate = &job->layer->gate, *up = &job->layer->up;
-    float y[SB_MOST_ROWS * SB_MOST_BLOCK], z[SB_MOST_ROWS * SB_MOST_BLOCK];
-    int format = job->step->format, count = sb_outputs_of(gate, block);
-    sb_product_block(gate, format, job->x, job->rows, block, y);
-    sb_product_block(up, format, job->x, job->rows, block, z);
-    for (int r = 0; r < job->rows; r++) {
-        char *row = (char *)job->y + r * sb_row_bytes(format, gate->outputs);
-        for (int n = 0; n < count; n++) {
-            float a = y[r * SB_MOST_BLOCK + n], e = exponential(a < 0 ? a : -a);
-            float value = a * (a < 0 ? e : 1) / (1 + e) * z[r * SB_MOST_BLOCK + n];
-            if (format == SB_BFLOAT16) ((uint16_t *)row)[block * gate->block + n] = to_bf16(value);
-            else ((float *)row)[block * gate->block + n] = value;
+    int block = piece / sb_chunks(job->rows);
+    sb_range at = sb_chunk(job->rows, piece % sb_chunks(job->rows));
+    float y[SB_CHUNK * SB_WIDTH], z[SB_CHUNK * SB_WIDTH];
+    const char *x = (char *)job->operand + at.from * sb_row_bytes(gate->format, gate->inputs);
+    sb_product_block(gate, x, at.to - at.from, block, y);
+    sb_product_block(up, x, at.to - at.from, block, z);
+    for (int r = at.from; r < at.to; r++) {
+        float *out = job->out + (int64_t)r * gate->outputs + block * gate->block;
+        float passed[SB_WIDTH];
+        for (int n = 0; n < gate->block; n += 16) {
+            v16 a = load(y + (r - at.from) * SB_WIDTH + n), zero = {};
+            v16 e = exponential(pick(a < zero, a, -a));
+            store(passed + n, a * pick(a < zero, e, zero + 1) / (e + 1) * load(z + (r - at.from) * SB_WIDTH + n));
         }
+        memcpy(out, passed, sizeof(float) * sb_outputs_of(gate, block));
     }
 }
 
-static int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
-
-static int64_t operand_bytes(const sb_step *step) {
-    int size = step->hidden > step->mlp ? step->hidden : step->mlp;
-    size = size > step->heads * step->dim ? size : step->heads * step->dim;
-    return aligned(step->rows * sb_row_bytes(SB_FLOAT32, size + 32));
+static void add_product(sb_pool *pool, const sb_matrix *matrix, layer_job *job, const float *in) {
+    job->matrix = matrix, job->in = in, job->norm = NULL, job->out = job->step->x;
+    by_rows(pool, operand_piece, job);
+    sb_pool_run(pool, add_piece, job, sb_blocks_of(matrix) * sb_chunks(job->rows));
 }
 
-int64_t sb_scratch_bytes(const sb_step *step) {
-    int64_t head = (int64_t)step->rows * step->dim * 4;
-    return 2 * operand_bytes(step) + aligned(head * (step->heads + 2 * step->kv_heads)) + aligned(head * step->heads) +
-           2 * aligned(head * step->kv_heads) + aligned((int64_t)step->rows * step->hidden * 4) + sb_partial_bytes(step) + 64;
-}
+void sb_run_layer(sb_pool *pool, const sb_layer *layer, const sb_step *step, int index, int last) {
+    room r = divide(step);
+    layer_job job = {.step = step,
+                     .layer = layer,
+                     .rows = step->rows,
+                     .index = index,
+                     .operand = r.operand,
+                     .q = r.q,
+                     .k = r.k,
+                     .v = r.v};
 
-static void run_layer(sb_pool *pool, const sb_layer *layer, const sb_step *step, int index, int last) {
-    int64_t head = (int64_t)step->rows * step->dim * 4;
-    char *at = step->scratch, *operand = at, *second = operand + operand_bytes(step);
-    float *qkv = (float *)(second + operand_bytes(step));
-    char *q = (char *)qkv + aligned(head * (step->heads + 2 * step->kv_heads)), *k = q + aligned(head * step->heads);
-    char *v = k + aligned(head * step->kv_heads);
-    float *normed = (float *)(v + aligned(head * step->kv_heads));
-    char *partial = (char *)normed + aligned((int64_t)step->rows * step->hidden * 4);
-    int rows = step->rows, format = step->format;
-
-    sb_rms_norm(step->x, layer->attention_norm, normed, rows, step->hidden, step->eps);
-    sb_operand(format, normed, rows, step->hidden, operand);
-    sb_product_rows(pool, &layer->qkv, format, operand, qkv, rows);
-    place(step, layer, index, qkv, q, k, v);
-    sb_attend(pool, step, index, q, k, v, partial, operand);
+    job.matrix = &layer->qkv, job.in = step->x, job.norm = layer->attention_norm, job.out = r.normed;
+    by_rows(pool, operand_piece, &job);
+    sb_product_rows(pool, &layer->qkv, r.operand, r.wide, step->rows);
+    job.in = r.wide;
+    by_rows(pool, place_piece, &job);
+    sb_attend(pool, step, index, r.q, r.k, r.v, r.attention, r.attended);
     if (last) { /* beyond this point a row serves only itself */
-        int64_t row_bytes = sb_row_bytes(format, step->heads * step->dim);
-        for (rows = 0; rows < step->wanted; rows++) {
-            memmove(step->x + (int64_t)rows * step->hidden, step->x + (int64_t)step->want[rows] * step->hidden,
+        int64_t queries = (int64_t)step->heads * step->dim;
+        for (job.rows = 0; job.rows < step->wanted; job.rows++) {
+            int row = step->want[job.rows];
+            memmove(step->x + (int64_t)job.rows * step->hidden, step->x + (int64_t)row * step->hidden,
                     sizeof(float) * step->hidden);
-            memmove(operand + rows * row_bytes, operand + step->want[rows] * row_bytes, row_bytes);
+            memmove(r.attended + job.rows * queries, r.attended + row * queries, sizeof(float) * queries);
         }
     }
-    layer_job job = {step, layer, operand, step->x, &layer->output, rows};
-    sb_pool_run(pool, add_piece, &job, sb_blocks_of(&layer->output));
-    sb_rms_norm(step->x, layer->mlp_norm, normed, rows, step->hidden, step->eps);
-    sb_operand(format, normed, rows, step->hidden, operand);
-    if (format == SB_BFLOAT16) memset(second, 0, rows * sb_row_bytes(format, step->mlp)); /* what pads the rows */
-    job.y = second;
-    sb_pool_run(pool, gate_piece, &job, sb_blocks_of(&layer->gate));
-    job = (layer_job){step, layer, second, step->x, &layer->down, rows};
-    sb_pool_run(pool, add_piece, &job, sb_blocks_of(&layer->down));
-}
-
-void sb_run_layers(sb_pool *pool, const sb_layer *layers, const sb_step *step, int count) {
-    for (int index = 0; index < count; index++) run_layer(pool, &layers[index], step, index, index + 1 == count);
+    add_product(pool, &layer->output, &job, r.attended);
+    job.matrix = &layer->gate, job.in = step->x, job.norm = layer->mlp_norm, job.out = r.normed;
+    by_rows(pool, operand_piece, &job);
+    job.out = r.wide;
+    sb_pool_run(pool, gate_piece, &job, sb_blocks_of(&layer->gate) * sb_chunks(job.rows));
+    add_product(pool, &layer->down, &job, r.wide);
 }

@@ -4,14 +4,14 @@ import ctypes
 from ctypes import POINTER, c_float, c_int, c_int32, c_int64, c_void_p
 from pathlib import Path
 
-FORMATS = {"float32": 0, "bfloat16": 1}
+FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2}
 
 
 class Matrix(ctypes.Structure):
     """`sb_matrix`."""
 
     _fields_ = (
-        ("weight", c_void_p), ("bias", c_void_p),
+        ("weight", c_void_p), ("bias", c_void_p), ("scales", c_void_p), ("offsets", c_void_p), ("format", c_int32),
         ("outputs", c_int32), ("inputs", c_int32), ("block", c_int32), ("padded", c_int32),
     )  # fmt: skip
 
@@ -58,14 +58,14 @@ class Library:
         self.close_pool.restype, self.close_pool.argtypes = None, [c_void_p]
         self.scratch_bytes = library.sb_scratch_bytes
         self.scratch_bytes.restype, self.scratch_bytes.argtypes = c_int64, [POINTER(Step)]
-        self.run_layers = library.sb_run_layers
-        self.run_layers.restype = None
-        self.run_layers.argtypes = [c_void_p, POINTER(Layer), POINTER(Step), c_int]
+        self.run_layer = library.sb_run_layer
+        self.run_layer.restype = None
+        self.run_layer.argtypes = [c_void_p, POINTER(Layer), POINTER(Step), c_int, c_int]
         self.rms_norm = library.sb_rms_norm
         self.rms_norm.restype = None
         self.rms_norm.argtypes = [c_void_p, c_void_p, c_void_p, c_int, c_int, c_float]
-        self.most_rows: int = library.sb_most_rows()
-        """Of a step: C's buffers have room for so many."""
         self.product = library.sb_product
         self.product.restype = None
-        self.product.argtypes = [c_void_p, POINTER(Matrix), c_int, c_void_p, c_void_p, c_int]
+        self.product.argtypes = [c_void_p, POINTER(Matrix), c_void_p, c_void_p, c_int, c_void_p]
+        self.operand_bytes = library.sb_operand_bytes
+        self.operand_bytes.restype, self.operand_bytes.argtypes = c_int64, [c_int, c_int, c_int]

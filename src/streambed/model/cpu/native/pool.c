@@ -5,7 +5,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-enum { MOST_THREADS = 256, SPINS = 4000 };
+enum { MOST_THREADS = 256, SPINS = 4000, STACK = 4 << 20 /* attention keeps half a megabyte there */ };
 #define NO_PIECE UINT32_MAX
 
 struct sb_pool {
@@ -69,8 +69,12 @@ sb_pool *sb_pool_open(int threads) {
     if (!pool) return NULL;
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->woken, NULL);
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, STACK);
     for (pool->threads = 1; pool->threads < threads && pool->threads <= MOST_THREADS; pool->threads++)
-        if (pthread_create(&pool->workers[pool->threads - 1], NULL, serve, pool)) break; /* fewer will do */
+        if (pthread_create(&pool->workers[pool->threads - 1], &attributes, serve, pool)) break; /* fewer will do */
+    pthread_attr_destroy(&attributes);
     return pool;
 }
 
