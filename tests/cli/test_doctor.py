@@ -239,8 +239,26 @@ def test_malformed_canonical_file_fails(doctor: Doctor, own_checkpoint: Path) ->
 def test_canonical_file_is_of_float32(doctor: Doctor, own_checkpoint: Path) -> None:
     result = doctor("--json", "--model", own_checkpoint, "--dtype", "bfloat16", "--write-canonical")
     assert result.exit_code == 1
-    assert "--dtype float32 is expected" in findings(result)["canonical", "written"][1]
+    assert "--dtype float32 and --quantize none are expected" in findings(result)["canonical", "written"][1]
     assert not (own_checkpoint / "canonical.json").exists()
+
+
+def test_what_integers_cost(doctor: Doctor, tmp_path: Path) -> None:
+    """By texts of our own, or the user's. Vectors of integers are not canonical."""
+    texts = tmp_path / "texts.txt"
+    texts.write_text("A first text.\n\nA second one.\n")
+    found = findings(doctor("--json", "--quantize", "int8", "--texts", texts, "--write-canonical"))
+    assert found["quantisation", "likeness"][1].endswith("of 2 texts")
+    assert "--quantize none are expected" in found["canonical", "written"][1]
+    assert "of 64 texts" in findings(doctor("--json", "--quantize", "int8"))["quantisation", "likeness"][1]
+    assert not [group for group, _ in findings(doctor("--json")) if group == "quantisation"]
+
+
+def test_texts_to_compare_that_make_no_sense(doctor: Doctor, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n")
+    assert "there is no text in it" in doctor("--quantize", "int8", "--texts", empty).output
+    assert "--quantize int8 is compared by" in doctor("--texts", empty).output
 
 
 # What is broken
@@ -256,7 +274,7 @@ def test_session_that_gives_another_vector(
     assert result.exit_code == 1
     found = findings(result)
     assert [found["exactness", name][0] for name in EXACTNESS] == ["FAIL", "FAIL", "ok", "ok", "ok"]
-    assert "0.99999 is the least in float32" in found["exactness", "streamed"][1]
+    assert "0.999999 is the least for native" in found["exactness", "streamed"][1]
     assert found["canonical", "written"][0] == "FAIL"
     assert list(own_checkpoint.glob("canonical*")) == []
 

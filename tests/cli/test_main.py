@@ -165,6 +165,7 @@ VALUES: dict[str, tuple[list[str], Any]] = {
     "dtype": (["bfloat16"], "bfloat16"),
     "device": (["cuda:1"], "cuda:1"),
     "kernels": (["torch"], "torch"),
+    "quantize": (["int8"], "int8"),
     "threads": (["3"], 3),
     "kv_memory": (["1.5GiB"], 3 << 29),
     "max_batch_tokens": (["64"], 64),

@@ -250,7 +250,7 @@ def test_settings_are_refused_before_loading(tiny_checkpoint: Path) -> None:
         {"dtype": "float16"}, {"dtype": None}, {"dtype": 16}, {"device": "tpu"}, {"device": 0}, {"device": None},
         {"max_batch_tokens": 0}, {"max_batch_tokens": 1.5}, {"kv_memory": 1}, {"kv_memory": "4GB"}, {"kv_memory": True},
         {"special_tokens": "keep"}, {"special_tokens": None}, {"model": None}, {"model": 3}, {"kernels": "fast"},
-        {"kernels": None},
+        {"kernels": None}, {"quantize": "int4"}, {"quantize": None},
     ):  # fmt: skip
         (name,) = bad
         with pytest.raises(SettingsError, match=f"^{name} is ") as caught:
@@ -277,8 +277,9 @@ def test_fingerprints(tmp_path: Path, tiny_checkpoint: Path, open_engine: Callab
         open_engine(make_checkpoint(tmp_path / "theta", rope_theta=1e5)),
         open_engine(tiny_checkpoint, dtype="bfloat16"),
         open_engine(tiny_checkpoint, special_tokens="parse"),
+        open_engine(tiny_checkpoint, quantize="int8"),
     ]
-    assert len({one.info.fingerprint for one in [engine, *others]}) == 5
+    assert len({one.info.fingerprint for one in [engine, *others]}) == 6
 
 
 def test_special_tokens_in_text(open_engine: Callable[..., Engine]) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from streambed.cli.options import Command, load_engine, model_options, option, setting_option
 from streambed.cli.serve import serve
+from streambed.cli.texts import read_lines
 from streambed.doctor.environment import PREFIX
 from streambed.doctor.report import Finding, Printer, in_words
 from streambed.errors import CheckpointError, SettingsError, StreambedError
@@ -23,17 +25,25 @@ if TYPE_CHECKING:
 @click.command(cls=Command)
 @model_options
 @setting_option("kv_memory", "Model and compute")
+@option(
+    "--texts",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Texts, one on each line, by which --quantize int8 is compared with full precision; by default some of our own.",
+    group="Model and compute",
+)
 @option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.", group="Output")
 @option("--write-canonical", is_flag=True, hidden=True, help="Write canonical.json beside the weights.")
 @click.pass_context
-def doctor(context: click.Context, /, as_json: bool, write_canonical: bool, **given: Any) -> None:
+def doctor(context: click.Context, /, texts: str | None, as_json: bool, write_canonical: bool, **given: Any) -> None:
     """Check the machine, the environment variables and the model that a server would use, and say what is wrong.
 
     \b
     streambed doctor
     streambed doctor --model Qwen/Qwen3-Embedding-0.6B --json
+    streambed doctor --quantize int8 --texts texts.txt
 
-    It loads the model and checks that streamed, edited and batched texts get the same vectors. The exit code is 1 if any
+    It loads the model and checks that streamed, edited and batched texts get the same vectors; with --quantize int8 it also
+    says what that costs. The exit code is 1 if any
     line says FAIL. Brackets show the default of a flag and its environment variable.
     """
     report = Printer(as_json)
@@ -42,10 +52,17 @@ def doctor(context: click.Context, /, as_json: bool, write_canonical: bool, **gi
         allow = given["allow_unknown_config"]
         checkpoint = find_checkpoint(given["model"], given["revision"], allow_unknown_config=allow)
         from streambed.doctor.examination import examine
+        from streambed.doctor.texts import SENTENCES
 
         settings, problem = _settings(given)
         known = _known_variables(context)
-        for finding in examine(lambda: _load(settings, checkpoint), settings, problem, known, write_canonical):
+        compared = SENTENCES if texts is None else [line for _, line in read_lines(texts)]
+        if settings.quantize == "none" and texts is not None:
+            raise click.UsageError("--texts are for what --quantize int8 is compared by")
+        if not compared:
+            raise click.UsageError(f"{texts}: there is no text in it")
+        load = partial(_load, checkpoint)
+        for finding in examine(load, settings, problem, known, compared, write_canonical):
             report.add(finding)
     except StreambedError as error:
         if as_json:
@@ -56,7 +73,7 @@ def doctor(context: click.Context, /, as_json: bool, write_canonical: bool, **gi
         sys.exit(1)
 
 
-def _load(settings: Settings, checkpoint: Checkpoint) -> Engine:
+def _load(checkpoint: Checkpoint, settings: Settings) -> Engine:
     try:
         return load_engine(settings, checkpoint)
     except (RuntimeError, MemoryError, OSError) as error:  # the device's: no memory, no driver

@@ -152,7 +152,7 @@ def vector_options(command: Callback) -> Callback:
     return command
 
 
-MODEL = ("model", "revision", "allow_unknown_config", "instruction_template", "dtype", "device", "threads")
+MODEL = ("model", "revision", "allow_unknown_config", "instruction_template", "dtype", "device", "quantize", "threads")
 """The settings of every command that loads a model."""
 
 

@@ -96,6 +96,8 @@ def run(settings: Settings) -> None:
         info.max_batch_tokens,
     )
     logger.info("Kernels: %s", info.kernels)
+    if info.quantize != "none":
+        logger.info("Matrices: %s, but for %d that it would distort", info.quantize, info.full_matrices)
     if info.single_thread_rows:
         logger.info(
             "Steps of up to %d rows run on one thread, which was measured to be as fast", info.single_thread_rows

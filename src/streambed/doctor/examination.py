@@ -1,21 +1,28 @@
 """All checks, in the order of the report."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
-from streambed.doctor import canonical, checkpoint, environment, exactness, files, machine, speed
+from streambed.doctor import canonical, checkpoint, environment, exactness, files, machine, quantization, speed
 from streambed.doctor.report import Answer, Finding, attempt
 from streambed.engine.engine import Engine
 from streambed.settings import Settings
 
 
 def examine(
-    load: Callable[[], Engine], settings: Settings, problem: str | None, known: set[str], write: bool
+    load: Callable[[Settings], Engine],
+    settings: Settings,
+    problem: str | None,
+    known: set[str],
+    texts: Sequence[str],
+    write: bool,
 ) -> Iterator[Finding]:
     """Examines machine, environment, and the model that `load` loads, which is closed again.
 
-    settings, problem, known: as `environment.examine` has them. write: whether to write the model's canonical vectors.
+    settings, problem, known: as `environment.examine` has them. texts: what a quantised model is compared by. write: whether
+    to write the model's canonical vectors.
 
     Raises:
         CheckpointError, SettingsError: the model cannot be loaded.
@@ -23,7 +30,7 @@ def examine(
     yield from machine.examine()
     yield from environment.examine(settings, problem, known)
     started = time.perf_counter()
-    with load() as engine:
+    with load(settings) as engine:
         yield from checkpoint.examine(engine, time.perf_counter() - started)
         yield from files.examine(settings, engine)
         exact = True
@@ -35,6 +42,12 @@ def examine(
         yield attempt("canonical", "vectors", partial(canonical.compare, engine))
         yield attempt("speed", "short query", partial(speed.time_query, engine))
         yield attempt("speed", "full step", partial(speed.time_step, engine))
+        info, vectors = engine.info, None
+        if info.quantize != "none":
+            vectors = quantization.embed(engine, texts)
+    if vectors is not None:  # one after the other: memory need not hold both
+        with load(replace(settings, quantize="none")) as full:
+            yield from quantization.compare(vectors, full, texts, info.full_matrices)
 
 
 def _write(engine: Engine, exact: bool) -> Answer:

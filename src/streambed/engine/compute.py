@@ -10,7 +10,7 @@ from typing import Protocol
 from streambed.engine.sequence import Sequence as TokenSequence
 from streambed.engine.sequence import Task
 from streambed.engine.stats import EngineStats, StepReport
-from streambed.model.device import Memory
+from streambed.model.device import Memory, Quantize
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,9 @@ class ComputeInfo:
     """Steps that cost up to so many rows run on one thread; 0 where none does."""
     kernels: str
     """What steps run on: `native`, or `torch` and why."""
+    quantize: Quantize
+    full_matrices: int
+    """Matrices that quantisation would distort, and which are as the checkpoint has them."""
 
 
 class Compute(Protocol):

@@ -37,7 +37,7 @@ class Core(ProcessBound):
     def __init__(self, checkpoint: Checkpoint, options: EngineOptions, end_id: int) -> None:
         """Loads the weights and starts the thread. Raises CheckpointError, SettingsError."""
         assert checkpoint.pipeline.causal, "the KV of a text serves every longer one"
-        self._device = open_device(checkpoint, options.device, options.dtype, options.kernels)
+        self._device = open_device(checkpoint, options.device, options.dtype, options.kernels, options.quantize)
         kv_memory = options.kv_memory or choose_memory(self._device.memory())
         self._prefixes = PrefixCache()
         self._kv = KVMemory(self._device, checkpoint.window, kv_memory, self._prefixes.remove)
@@ -78,6 +78,8 @@ class Core(ProcessBound):
             threads=self._device.threads,
             single_thread_rows=self._device.single_thread_rows,
             kernels=self._device.kernels,
+            quantize=options.quantize,
+            full_matrices=self._device.full_matrices,
         )
 
     # From any thread

@@ -54,4 +54,6 @@ def _fingerprint(pooling: str, documents: Documents, compute: Compute) -> str:
         parts.append(["default prompt", unnamed])
     if prompts.template != QWEN_TEMPLATE:
         parts.append(["template", prompts.template])
+    if compute.info.quantize != "none":
+        parts.append(["quantize", compute.info.quantize])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

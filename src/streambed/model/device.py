@@ -87,6 +87,8 @@ class Device(Protocol):
     """Places within a run at which it calls `between`; 0 if it cannot."""
     kernels: str
     """What steps run on: `native`, or `torch` and why."""
+    full_matrices: int
+    """As `ComputeInfo.full_matrices`; known once the weights are loaded."""
     single_thread_rows: int
     """Batches that cost up to so many rows run on one thread."""
     padding: int

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from streambed.model.checkpoint import Qwen3Config
-from streambed.model.stock.linear import Embedding, Linear
+from streambed.model.stock.linear import Linear
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """Writes keys and values of a layer's rows to their slots, and attends. Layer, q [rows, heads, head_dim] scaled by
@@ -25,8 +25,6 @@ class Operators(NamedTuple):
 
     linear: Callable[[Tensor, Tensor | None], Linear]
     """Makes a matrix of a weight [out, in] and a bias [out]."""
-    embedding: Callable[[Tensor], Embedding]
-    """Makes the vocabulary of its weight."""
     rms_norm: Callable[..., Tensor]
     """See `rms_norm` below."""
 
@@ -51,7 +49,7 @@ class Qwen3:
 
     config: Qwen3Config
     operators: Operators
-    embedding: Embedding
+    embedding: Tensor  # [vocabulary, hidden]
     layers: tuple[Layer, ...]
     final_norm: Tensor  # [hidden], float32
     rotary: Tensor  # [positions, head_dim / 2], complex64: the turn of each position and frequency
@@ -78,7 +76,7 @@ class Qwen3:
         config, rms_norm = self.config, self.operators.rms_norm
         heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
         turn = self.rotary[positions][:, None]  # [rows, 1, head_dim / 2]
-        hidden = self.embedding(ids)
+        hidden = self.embedding[ids]
         for index, layer in enumerate(self.layers):
             if index and between is not None:
                 between()

@@ -88,10 +88,7 @@ def load_network(
                 matrix.weight = weight.clone()  # never keep a view of the file: a changed file must not change vectors
             return matrix
 
-        vocabulary = reader.take("embed_tokens.weight").to(device, dtype)
-        embedding = operators.embedding(vocabulary)
-        if embedding.weight is vocabulary:
-            embedding.weight = vocabulary.clone()
+        embedding = reader.take("embed_tokens.weight").to(device, dtype, copy=True)
         layers = []
         for index in range(config.num_layers):
             at = f"layers.{index}."

@@ -182,11 +182,12 @@ class DropIn:
         )
 
     def _details(self) -> dict[str, Any]:
+        info = self._engine.info
         return {
             "format": "safetensors",
             "family": "qwen3",
             "families": ["qwen3"],
-            "quantization_level": self._engine.info.dtype,
+            "quantization_level": info.dtype if info.quantize == "none" else info.quantize,
         }
 
     def _name(self, model: str) -> str:

@@ -22,8 +22,9 @@ from streambed.model.cpu.steps import NativeSteps, unfit
 from streambed.model.qwen3 import Operators, Qwen3, rms_norm
 from streambed.model.stock.attention import Span, attend, plan
 from streambed.model.stock.device import Rows
-from streambed.model.stock.linear import Embedding, Linear
-from streambed.model.stock.quantized import QuantizedEmbedding, QuantizedLinear
+from streambed.model.stock.linear import Linear
+from streambed.model.stock.quantized import QuantizedLinear
+from streambed.model.stock.quantized import quantize as quantize_rows
 from streambed.model.weights import load_network
 from tests.checkpoints import make_checkpoint
 
@@ -63,13 +64,19 @@ def networks(directory: Path, seed: int, numbers: Numbers) -> tuple[Qwen3, Qwen3
     folder = directory / f"checkpoint-{seed}"
     if not folder.exists():
         make_checkpoint(folder, seed=seed, window=4096, **sizes)
-    linear, embedding = (QuantizedLinear, QuantizedEmbedding) if numbers.quantized else (Linear, Embedding)
 
-    def load(make: object) -> Qwen3:
-        operators = Operators(make, embedding, rms_norm)  # type: ignore[arg-type]
-        return load_network(find_checkpoint(str(folder)), numbers.dtype, CPU, operators)[0]
+    def load(pack: bool) -> Qwen3:
+        choices = random.Random(seed)
 
-    return load(linear), load(lambda weight, bias: Blocks(linear(weight, bias)))
+        def linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
+            """One in four stays as it is, as a matrix that would suffer does."""
+            quantize = numbers.quantized and choices.random() < 0.75
+            plain = QuantizedLinear(*quantize_rows(weight), bias) if quantize else Linear(weight.clone(), bias)
+            return Blocks(plain) if pack else plain
+
+        return load_network(find_checkpoint(str(folder)), numbers.dtype, CPU, Operators(linear, rms_norm))[0]
+
+    return load(pack=False), load(pack=True)
 
 
 def check(library: Library, directory: Path, seed: int, numbers: Numbers | None = None) -> None:

@@ -4,7 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streambed.model.stock.quantized import QuantizedEmbedding, QuantizedLinear, quantize
+from streambed.model.stock.linear import Linear
+from streambed.model.stock.quantized import QuantizedLinear, quantize, quantized
 
 
 @given(seed=st.integers(0, 99), rows=st.integers(1, 9), size=st.integers(1, 200))
@@ -26,17 +27,22 @@ def test_a_row_of_zeros() -> None:
 def test_a_row_in_a_batch_is_the_row_alone(seed: int, bias: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
     weight, x = torch.randn(24, 72, generator=generator), torch.randn(20, 72, generator=generator)
-    linear = QuantizedLinear(weight, torch.randn(24, generator=generator) if bias else None)
+    linear = QuantizedLinear(*quantize(weight), torch.randn(24, generator=generator) if bias else None)
     whole = linear(x)
     assert torch.equal(whole, torch.cat([linear(row[None]) for row in x]))
     wanted = x @ weight.T + (0 if linear.bias is None else linear.bias)
     assert torch.nn.functional.cosine_similarity(whole, wanted).min() > 0.999
 
 
-def test_a_vocabulary() -> None:
-    weight = torch.randn(9000, 16).bfloat16()
-    embedding = QuantizedEmbedding(weight)
-    ids = torch.tensor([0, 8999, 4095, 4096])
-    found = embedding(ids)
-    assert found.dtype == embedding.dtype == torch.bfloat16
-    assert torch.nn.functional.cosine_similarity(found.float(), weight[ids].float()).min() > 0.999
+def test_a_matrix_that_would_suffer_stays_as_it_is() -> None:
+    """One value that is far from the others sets the scale of its output, and leaves those few steps."""
+    weight = torch.randn(32, 256)
+    assert isinstance(quantized(weight), QuantizedLinear)
+    weight[:, 7] *= 30
+    kept = quantized(weight)
+    assert type(kept) is Linear
+    assert kept.weight is weight
+
+
+def test_a_matrix_of_zeros() -> None:
+    assert not quantized(torch.zeros(4, 8))(torch.ones(2, 8)).any()

@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from streambed.model.cpu.native.library import FORMATS, Matrix
 from streambed.model.stock.linear import Linear
-from streambed.model.stock.quantized import QuantizedLinear
 
 BLOCK = 64
 _UNIT = 64
@@ -28,8 +27,8 @@ class Blocks(Linear):
 
         self.outputs, self.inputs = weight.shape
         self.format = FORMATS[str(weight.dtype).removeprefix("torch.")]
-        self.scales = self.offsets = None
-        if isinstance(plain, QuantizedLinear):
+        self.offsets = None
+        if plain.scales is not None:
             self.scales, self.offsets = whole(plain.scales), whole(128 * weight.sum(-1, dtype=torch.int32))
         super().__init__(pack(weight), None if bias is None else whole(bias.float()))
 

@@ -18,8 +18,8 @@ from streambed.model.cpu.threads import SMALL_NETWORK, Threads
 from streambed.model.device import Batch, Kernels, Quantize, Vectors, blank_batch
 from streambed.model.qwen3 import Operators, rms_norm
 from streambed.model.stock.device import Rows, Stock
-from streambed.model.stock.linear import Embedding, Linear
-from streambed.model.stock.quantized import QuantizedLinear
+from streambed.model.stock.linear import Linear
+from streambed.model.stock.quantized import quantized
 from streambed.model.stock.slab import Slab
 
 
@@ -27,7 +27,7 @@ class CPU(Stock):
     """See `Device`."""
 
     fused = True
-    operators = Operators(linear, Embedding, rms_norm)
+    operators = Operators(linear, rms_norm)
     slabs = MappedSlab if CAN_MAP else Slab
 
     def __init__(
@@ -63,7 +63,7 @@ class CPU(Stock):
             self.kernels = f"torch; native ones are not there: {error}"
             return None
         self.kernels = "native"
-        plain = QuantizedLinear if quantize == "int8" else Linear
+        plain = quantized if quantize == "int8" else Linear
 
         def blocks(weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
             return Blocks(plain(weight, bias))

@@ -54,7 +54,7 @@ class NativeSteps:
     def forward(self, rows: Rows, between: Callable[[], None] | None = None) -> Vectors:
         """As `Qwen3.forward` with all spans attended."""
         config, (ids, positions, spans, wanted) = self._network.config, rows
-        x = self._network.embedding(torch.tensor(ids)).float().numpy()
+        x = self._network.embedding[torch.tensor(ids)].float().numpy()
         turns = self._turns[np.array(positions)]
         limits = np.array([place for span in spans for place in span.visible or ()], dtype=np.int32)
         want = np.array(wanted, dtype=np.int32)

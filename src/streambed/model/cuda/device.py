@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from streambed.model.device import Memory
 from streambed.model.qwen3 import Operators
 from streambed.model.stock.device import Stock
-from streambed.model.stock.linear import Embedding, Linear
+from streambed.model.stock.linear import Linear
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype | None = None) -> Tensor:
@@ -22,7 +22,7 @@ class CUDA(Stock):
     """See `Device`."""
 
     fused = True
-    operators = Operators(Linear, Embedding, rms_norm)
+    operators = Operators(Linear, rms_norm)
 
     def memory(self) -> Memory:
         free, total = torch.cuda.mem_get_info(self._device)

@@ -12,8 +12,8 @@ from streambed.model.checkpoint import Checkpoint, Qwen3Config
 from streambed.model.device import Batch, Kernels, Memory, Quantize, Vectors
 from streambed.model.qwen3 import Operators, Qwen3, rms_norm
 from streambed.model.stock.attention import Span, attend, plan
-from streambed.model.stock.linear import Embedding, Linear
-from streambed.model.stock.quantized import QuantizedEmbedding, QuantizedLinear
+from streambed.model.stock.linear import Linear
+from streambed.model.stock.quantized import quantized
 from streambed.model.stock.slab import GROWTH, Slab
 from streambed.model.weights import load_network
 
@@ -34,11 +34,12 @@ class Stock:
 
     fused = False
     """Whether attention may use the fused kernels, grouped heads included."""
-    operators = Operators(Linear, Embedding, rms_norm)
+    operators = Operators(Linear, rms_norm)
     slabs: type[Slab] = Slab
     slots_per_page = GROWTH
     single_thread_rows = 0
     pauses = 0
+    full_matrices = 0
     kernels: str = "torch"
 
     def __init__(
@@ -56,8 +57,9 @@ class Stock:
         self.network: Qwen3
         self._end_id = 0
         self._config, self._device, self._dtype = config, device, dtype
+        self._quantize = quantize
         if quantize == "int8":
-            self.operators = self.operators._replace(linear=QuantizedLinear, embedding=QuantizedEmbedding)
+            self.operators = self.operators._replace(linear=quantized)
         attention = 4 * config.num_heads * config.head_dim * config.num_layers
         # Attention runs at about half the speed of the big matrices (measured at 5,000 tokens of context).
         self._context_cost = 2.0 * attention / (2 * config.num_weights)
@@ -75,6 +77,11 @@ class Stock:
         """As `Device.load`."""
         self._end_id = end_id
         self.network, digest = load_network(checkpoint, self._dtype, self._device, self.operators)
+        if self._quantize != "none":
+            matrices = [
+                each for layer in self.network.layers for each in vars(layer).values() if isinstance(each, Linear)
+            ]
+            self.full_matrices = sum(matrix.scales is None for matrix in matrices)
         return digest
 
     def new_kv(self, slots: int) -> Slab:

@@ -1,4 +1,4 @@
-"""A matrix, with the epilogues that a layer needs, and the vocabulary."""
+"""A matrix, with the epilogues that a layer needs."""
 
 from torch import Tensor
 from torch.nn import functional
@@ -6,6 +6,9 @@ from torch.nn import functional
 
 class Linear:
     """`x @ weight.T + bias`. x: [rows, in], result: [rows, out]."""
+
+    scales: Tensor | None = None
+    """Of a weight in integers: what one is worth in each output."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self.weight, self.bias = weight, bias
@@ -24,14 +27,3 @@ class Linear:
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         """self(x) + other"""
         return self(x) + other
-
-
-class Embedding:
-    """What each token of the vocabulary starts as: weight [vocabulary, hidden]."""
-
-    def __init__(self, weight: Tensor) -> None:
-        self.weight, self.dtype = weight, weight.dtype
-
-    def __call__(self, ids: Tensor) -> Tensor:
-        """[rows, hidden]"""
-        return self.weight[ids]

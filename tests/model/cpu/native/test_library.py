@@ -14,7 +14,7 @@ from streambed.model.cpu.blocks import Blocks
 from streambed.model.cpu.native.library import Library
 from streambed.model.cpu.steps import aligned
 from streambed.model.stock.linear import Linear
-from streambed.model.stock.quantized import QuantizedLinear
+from streambed.model.stock.quantized import QuantizedLinear, quantize
 
 
 def product(library: Library, blocks: Blocks, x: torch.Tensor, threads: int = 2) -> np.ndarray:
@@ -61,7 +61,7 @@ def test_products_of_integers(library: Library, rows: int, inputs: int, outputs:
     """Exactly PyTorch's: halves are few among random values, and everything else is rounded the same way."""
     generator = torch.Generator().manual_seed(seed)
     beside = torch.randn(outputs, generator=generator) if bias else None
-    linear = QuantizedLinear(torch.randn(outputs, inputs, generator=generator), beside)
+    linear = QuantizedLinear(*quantize(torch.randn(outputs, inputs, generator=generator)), beside)
     x = torch.randn(rows, inputs, generator=generator) * 10.0 ** torch.randint(-3, 4, (rows, 1), generator=generator)
     x[0] = 0
     found, wanted = torch.from_numpy(product(library, Blocks(linear), x)), linear(x)

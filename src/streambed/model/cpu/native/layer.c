@@ -7,7 +7,7 @@ typedef struct {
     const sb_layer *layer;
     const sb_matrix *matrix;
     const float *in, *norm;
-    void *operand;
+    void *operand, *second; /* of the matrix, and of `up` beside `gate` */
     float *out;
     char *q, *k, *v;
     int rows, index;
@@ -16,7 +16,7 @@ typedef struct {
 typedef struct {
     float *wide, *attended,
         *normed; /* queries, keys and values, or what the gate lets through; rows of heads; of hidden */
-    char *operand, *q, *k, *v;
+    char *operand, *second, *q, *k, *v;
     void *attention;
     int64_t bytes;
 } room;
@@ -37,6 +37,8 @@ static room divide(const sb_step *step) {
     at += sb_aligned(rows * step->hidden * 4);
     r.operand = at;
     at += rows * sb_row_bytes(SB_FLOAT32, widest + 64); /* of any format */
+    r.second = at;
+    at += rows * sb_row_bytes(SB_FLOAT32, step->hidden + 64);
     r.q = at;
     at += sb_aligned(rows * queries * bytes);
     r.k = at;
@@ -146,9 +148,9 @@ static void gate_piece(void *of, int piece) { /* silu(gate) * up */
     int block = piece / sb_chunks(job->rows);
     sb_range at = sb_chunk(job->rows, piece % sb_chunks(job->rows));
     float y[SB_CHUNK * SB_WIDTH], z[SB_CHUNK * SB_WIDTH];
-    const char *x = (char *)job->operand + at.from * sb_row_bytes(gate->format, gate->inputs);
-    sb_product_block(gate, x, at.to - at.from, block, y);
-    sb_product_block(up, x, at.to - at.from, block, z);
+    int rows = at.to - at.from;
+    sb_product_block(gate, (char *)job->operand + at.from * sb_row_bytes(gate->format, gate->inputs), rows, block, y);
+    sb_product_block(up, (char *)job->second + at.from * sb_row_bytes(up->format, up->inputs), rows, block, z);
     for (int r = at.from; r < at.to; r++) {
         float *out = job->out + (int64_t)r * gate->outputs + block * gate->block;
         float passed[SB_WIDTH];
@@ -196,6 +198,12 @@ void sb_run_layer(sb_pool *pool, const sb_layer *layer, const sb_step *step, int
     add_product(pool, &layer->output, &job, r.attended);
     job.matrix = &layer->gate, job.in = step->x, job.norm = layer->mlp_norm, job.out = r.normed;
     by_rows(pool, operand_piece, &job);
+    job.second = r.operand;
+    if (layer->up.format != layer->gate.format) { /* one of them would suffer from int8 */
+        job.matrix = &layer->up, job.in = r.normed, job.norm = NULL, job.operand = job.second = r.second;
+        by_rows(pool, operand_piece, &job);
+        job.operand = r.operand;
+    }
     job.out = r.wide;
     sb_pool_run(pool, gate_piece, &job, sb_blocks_of(&layer->gate) * sb_chunks(job.rows));
     add_product(pool, &layer->down, &job, r.wide);
