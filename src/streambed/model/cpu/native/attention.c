@@ -79,11 +79,11 @@ static void pack_keys(const slots *s, int count, int groups, uint32_t *block) {
 #if defined(__AVX512F__)
     for (whole = 0; whole + 16 <= count; whole += 16)
         for (int g = 0; g + 16 <= groups; g += 16) {
-            u16x keys[16];
+            vu keys[16];
             for (int j = 0; j < 16; j++)
-                keys[j] = *(const u16x_any *)(const void *)(s->keys + (whole + j) * s->bytes + 4 * g);
+                keys[j] = *(const vu_any *)(const void *)(s->keys + (whole + j) * s->bytes + 4 * g);
             transpose(keys);
-            for (int j = 0; j < 16; j++) *(u16x_any *)(block + (g + j) * KEYS + whole) = keys[j];
+            for (int j = 0; j < 16; j++) *(vu_any *)(block + (g + j) * KEYS + whole) = keys[j];
         }
     for (int j = 0; j < whole; j++)
         for (int g = groups / 16 * 16; g < groups; g++)
@@ -115,15 +115,15 @@ INLINE void pack_values(int format, const slots *s, int count, int dim, uint32_t
 /* A row's products with the first `seen` of some keys become weights, as the row of an operand. Returns what the row's
  * earlier sums are to be multiplied with. */
 INLINE float weigh(int format, float *scores, int seen, float *most, float *sum, char *weights) {
-    v16 top = (v16){} + *most, found = {};
-    for (int j = 0; j < KEYS; j += 16) {
-        v16 x = load(scores + j);
-        if (seen < KEYS) store(scores + j, x = pick(lanes() + j < seen, x, (v16){} + UNSEEN));
+    vf top = (vf){} + *most, found = {};
+    for (int j = 0; j < KEYS; j += LANES) {
+        vf x = load(scores + j);
+        if (seen < KEYS) store(scores + j, x = pick(lanes() + j < seen, x, (vf){} + UNSEEN));
         top = pick(x > top, x, top);
     }
     float highest = largest(top);
-    for (int j = 0; j < KEYS; j += 16) {
-        v16 x = load(scores + j), weight = pick(x > 0.5f * UNSEEN, exponential(x - highest), (v16){});
+    for (int j = 0; j < KEYS; j += LANES) {
+        vf x = load(scores + j), weight = pick(x > 0.5f * UNSEEN, exponential(x - highest), (vf){});
         found += weight;
         if (format == SB_FLOAT32) store((float *)weights + j, weight);
         else store_bf16((uint16_t *)weights + j, weight);
@@ -140,7 +140,7 @@ static void merge(float *most, float *sum, float *y, float their_most, float the
     float mine = exponential_of(*most - highest), share = exponential_of(their_most - highest);
     *sum = *sum * mine + their_sum * share;
     *most = highest;
-    for (int d = 0; d < dim; d += 16) store(y + d, load(y + d) * mine + load(theirs + d) * share);
+    for (int d = 0; d < dim; d += LANES) store(y + d, load(y + d) * mine + load(theirs + d) * share);
 }
 
 typedef struct {
@@ -155,7 +155,7 @@ INLINE void attend_block(int format, int dim, const slots *s, int count, int fir
     int bytes = sb_bytes(format), groups = dim * bytes / 4;
     int64_t query_bytes = (int64_t)dim * bytes;
     pack_keys(s, count, groups, r->block);
-    sb_multiply(format, r->q + first * query_bytes, query_bytes, queries, (char *)r->block, KEYS, groups, KEYS / 16,
+    sb_multiply(format, r->q + first * query_bytes, query_bytes, queries, (char *)r->block, KEYS, groups, KEYS,
                 r->scores);
     for (int i = 0; i < queries; i++)
         r->fall[i] = weigh(format, r->scores + i * SB_WIDTH, r->seen[first + i], r->most + first + i, r->sum + first + i,
@@ -163,11 +163,11 @@ INLINE void attend_block(int format, int dim, const slots *s, int count, int fir
     pack_values(format, s, count, dim, r->block);
     for (int d = 0; d < dim; d += SB_WIDTH) {
         int width = dim - d < SB_WIDTH ? dim - d : SB_WIDTH;
-        sb_multiply(format, r->weights, KEYS * bytes, queries, (char *)(r->block + d), dim, KEYS * bytes / 4, width / 16,
+        sb_multiply(format, r->weights, KEYS * bytes, queries, (char *)(r->block + d), dim, KEYS * bytes / 4, width,
                     r->scores);
         for (int i = 0; i < queries; i++) {
             float *y = r->y + (first + i) * dim + d;
-            for (int n = 0; n < width; n += 16)
+            for (int n = 0; n < width; n += LANES)
                 store(y + n, load(y + n) * r->fall[i] + load(r->scores + i * SB_WIDTH + n));
         }
     }

@@ -137,7 +137,7 @@ static void add_piece(void *of, int piece) { /* out += a product */
         float *x = job->out + (int64_t)r * m->outputs + block * m->block;
         const float *found = y + (r - at.from) * SB_WIDTH;
         int n = 0;
-        for (; n + 16 <= count; n += 16) store(x + n, load(x + n) + load(found + n));
+        for (; n + LANES <= count; n += LANES) store(x + n, load(x + n) + load(found + n));
         for (; n < count; n++) x[n] += found[n];
     }
 }
@@ -154,9 +154,9 @@ static void gate_piece(void *of, int piece) { /* silu(gate) * up */
     for (int r = at.from; r < at.to; r++) {
         float *out = job->out + (int64_t)r * gate->outputs + block * gate->block;
         float passed[SB_WIDTH];
-        for (int n = 0; n < gate->block; n += 16) {
-            v16 a = load(y + (r - at.from) * SB_WIDTH + n), zero = {};
-            v16 e = exponential(pick(a < zero, a, -a));
+        for (int n = 0; n < gate->block; n += LANES) {
+            vf a = load(y + (r - at.from) * SB_WIDTH + n), zero = {};
+            vf e = exponential(pick(a < zero, a, -a));
             store(passed + n, a * pick(a < zero, e, zero + 1) / (e + 1) * load(z + (r - at.from) * SB_WIDTH + n));
         }
         memcpy(out, passed, sizeof(float) * sb_outputs_of(gate, block));

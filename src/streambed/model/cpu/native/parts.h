@@ -36,7 +36,7 @@ void sb_operand(int format, const float *x, int rows, int size, void *y);
 /* y [rows, SB_WIDTH]: rows of an operand, `row_bytes` apart, times a block [groups][width][four bytes]. Sums of int8 are
  * integers in the place of floats. */
 void sb_multiply(int format, const char *x, int64_t row_bytes, int rows, const char *block, int width, int groups,
-                 int vectors, float *y);
+                 int outputs, float *y);
 /* The block's outputs for the rows of an operand, y [rows, SB_WIDTH], bias included. At most SB_CHUNK rows. */
 void sb_product_block(const sb_matrix *m, const void *x, int rows, int block, float *y);
 void sb_product_rows(sb_pool *pool, const sb_matrix *m, const void *x, float *y, int rows);

@@ -8,19 +8,36 @@
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
-typedef float v16 __attribute__((vector_size(64)));
-typedef uint32_t u16x __attribute__((vector_size(64)));
-typedef int32_t i16x __attribute__((vector_size(64)));
-typedef float v16_any __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint32_t u16x_any __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t i16x_any __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint8_t b16_any __attribute__((vector_size(16), aligned(1), may_alias));
 
-static inline v16 load(const float *p) { return *(const v16_any *)p; }
-static inline void store(float *p, v16 v) { *(v16_any *)p = v; }
+/* Numbers of 32 bits that a register holds, and how many sums and weights of a product fit in all registers. */
+#if defined(__AVX512F__)
+enum { LANES = 16, TILE_VECTORS = 4 };
+#elif defined(__AVX2__)
+enum { LANES = 8, TILE_VECTORS = 2 };
+#elif defined(__aarch64__)
+enum { LANES = 4, TILE_VECTORS = 4 };
+#else
+enum { LANES = 4, TILE_VECTORS = 2 };
+#endif
+enum { TILE_ROWS = 6 };
+
+typedef float vf __attribute__((vector_size(4 * LANES)));
+typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
+typedef int32_t vi __attribute__((vector_size(4 * LANES)));
+typedef float vf_any __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint32_t vu_any __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t vi_any __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint8_t vb_any __attribute__((vector_size(LANES), aligned(1), may_alias));
+
+static inline vf load(const float *p) { return *(const vf_any *)p; }
+static inline void store(float *p, vf v) { *(vf_any *)p = v; }
 static const float UNSEEN = -1e30f; /* the score of a key that is not to be seen */
-static inline i16x lanes(void) { return (i16x){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}; }
-static inline v16 pick(i16x mask, v16 yes, v16 no) { return (v16)(((i16x)yes & mask) | ((i16x)no & ~mask)); }
+static inline vi lanes(void) {
+    vi numbers;
+    for (int i = 0; i < LANES; i++) numbers[i] = i;
+    return numbers;
+}
+static inline vf pick(vi mask, vf yes, vf no) { return (vf)(((vi)yes & mask) | ((vi)no & ~mask)); }
 
 static inline uint16_t to_bf16(float f) { /* to nearest, ties to even; what is no number stays none */
     uint32_t bits;
@@ -29,103 +46,95 @@ static inline uint16_t to_bf16(float f) { /* to nearest, ties to even; what is n
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-/* acc + the products of sixteen pairs: w [16][2] and the same pair of x for all. */
-static inline v16 add_pairs(v16 acc, const uint16_t *w, uint32_t pair) {
+/* acc + the products of pairs: w [LANES][2] and the same pair of x for all. */
+static inline vf add_pairs(vf acc, const uint16_t *w, uint32_t pair) {
 #if defined(__AVX512BF16__)
-    return (v16)_mm512_dpbf16_ps((__m512)acc, (__m512bh)_mm512_loadu_si512(w), (__m512bh)_mm512_set1_epi32((int)pair));
+    return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)_mm512_loadu_si512(w), (__m512bh)_mm512_set1_epi32((int)pair));
 #else
-    u16x both = *(const u16x_any *)(const void *)w;
+    vu both = *(const vu_any *)(const void *)w;
     uint32_t even = pair << 16, odd = pair & 0xffff0000u;
     float a, b;
     memcpy(&a, &even, 4);
     memcpy(&b, &odd, 4);
-    return acc + (v16)(both << 16) * a + (v16)(both & 0xffff0000u) * b;
+    return acc + (vf)(both << 16) * a + (vf)(both & 0xffff0000u) * b;
 #endif
 }
 
-/* acc + the products of sixteen fours: w [16][4] of int8, and the same four unsigned bytes for all. */
-static inline i16x add_quads(i16x acc, const int8_t *w, uint32_t quad) {
+/* acc + the products of fours: w [LANES][4] of int8, and the same four unsigned bytes for all. */
+static inline vi add_quads(vi acc, const int8_t *w, uint32_t quad) {
 #if defined(__AVX512VNNI__)
-    return (i16x)_mm512_dpbusd_epi32((__m512i)acc, _mm512_set1_epi32((int)quad), _mm512_loadu_si512(w));
-#elif defined(__AVX2__)
-    __m256i half[2];
-#if defined(__AVXVNNI__)
-    for (int i = 0; i < 2; i++)
-        half[i] = _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), _mm256_set1_epi32((int)quad),
-                                          _mm256_loadu_si256((const __m256i *)(w + 32 * i)));
-#else /* of sixteen bits: products of eight by eight, added up, would not fit in those */
+    return (vi)_mm512_dpbusd_epi32((__m512i)acc, _mm512_set1_epi32((int)quad), _mm512_loadu_si512(w));
+#elif defined(__AVXVNNI__)
+    return (vi)_mm256_dpbusd_avx_epi32((__m256i)acc, _mm256_set1_epi32((int)quad),
+                                       _mm256_loadu_si256((const __m256i *)w));
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+    /* Of sixteen bits: products of eight by eight, added up, would not fit in those. */
     __m256i x = _mm256_broadcastq_epi64(_mm_cvtepu8_epi16(_mm_cvtsi32_si128((int)quad)));
-    for (int i = 0; i < 2; i++) {
-        __m256i a = _mm256_madd_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(w + 32 * i))), x);
-        __m256i b = _mm256_madd_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(w + 32 * i + 16))), x);
-        half[i] = _mm256_permute4x64_epi64(_mm256_hadd_epi32(a, b), 0xd8);
-    }
-#endif
-    i16x sum;
-    memcpy(&sum, half, sizeof sum);
-    return acc + sum;
+    __m256i a = _mm256_madd_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)w)), x);
+    __m256i b = _mm256_madd_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(w + 16))), x);
+    return acc + (vi)_mm256_permute4x64_epi64(_mm256_hadd_epi32(a, b), 0xd8);
 #else
-    i16x four = *(const i16x_any *)(const void *)w;
+    vi four = *(const vi_any *)(const void *)w;
     for (int i = 0; i < 4; i++) acc += ((four << (24 - 8 * i)) >> 24) * (int32_t)(quad >> 8 * i & 255);
     return acc;
 #endif
 }
 
 /* e to the x, for x <= 0 (Cephes' expf: a power of two, and a polynomial for the rest). */
-static inline v16 exponential(v16 x) {
-    v16 least = (v16){} - 87.0f;
+static inline vf exponential(vf x) {
+    vf least = (vf){} - 87.0f;
     x = pick(x < least, least, x);
-    v16 n = x * 1.44269504088896341f;
-    i16x whole = __builtin_convertvector(n - 0.5f, i16x); /* n <= 0, and what is cut off is between halves */
-    n = __builtin_convertvector(whole, v16);
-    v16 r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    v16 p = ((((1.9875691500e-4f * r + 1.3981999507e-3f) * r + 8.3334519073e-3f) * r + 4.1665795894e-2f) * r +
-             1.6666665459e-1f) *
-                r +
-            5.0000001201e-1f;
+    vf n = x * 1.44269504088896341f;
+    vi whole = __builtin_convertvector(n - 0.5f, vi); /* n <= 0, and what is cut off is between halves */
+    n = __builtin_convertvector(whole, vf);
+    vf r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    vf p = ((((1.9875691500e-4f * r + 1.3981999507e-3f) * r + 8.3334519073e-3f) * r + 4.1665795894e-2f) * r +
+            1.6666665459e-1f) *
+               r +
+           5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    return p * (v16)((whole + 127) << 23);
+    return p * (vf)((whole + 127) << 23);
 }
 
-static inline float exponential_of(float x) { return exponential((v16){} + x)[0]; }
+static inline float exponential_of(float x) { return exponential((vf){} + x)[0]; }
 
-static inline float largest(v16 x) {
+static inline float largest(vf x) {
 #if defined(__AVX512F__)
     return _mm512_reduce_max_ps((__m512)x);
 #else
     float most = x[0];
-    for (int i = 1; i < 16; i++) most = x[i] > most ? x[i] : most;
+    for (int i = 1; i < LANES; i++) most = x[i] > most ? x[i] : most;
     return most;
 #endif
 }
 
-static inline float total(v16 x) {
+static inline float total(vf x) {
 #if defined(__AVX512F__)
     return _mm512_reduce_add_ps((__m512)x);
 #else
     float sum = 0;
-    for (int i = 0; i < 16; i++) sum += x[i];
+    for (int i = 0; i < LANES; i++) sum += x[i];
     return sum;
 #endif
 }
 
-static inline void store_bf16(uint16_t *p, v16 x) {
+static inline void store_bf16(uint16_t *p, vf x) {
 #if defined(__AVX512BF16__)
     _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh((__m512)x));
 #else
-    for (int i = 0; i < 16; i++) p[i] = to_bf16(x[i]);
+    for (int i = 0; i < LANES; i++) p[i] = to_bf16(x[i]);
 #endif
 }
 
 static inline void sb_to_bf16(const float *x, int count, uint16_t *y) {
     int i = 0;
-    for (; i + 16 <= count; i += 16) store_bf16(y + i, load(x + i));
+    for (; i + LANES <= count; i += LANES) store_bf16(y + i, load(x + i));
     for (; i < count; i++) y[i] = to_bf16(x[i]);
 }
 
 #if defined(__AVX512F__)
 /* Sixteen rows of sixteen: rows become columns. */
-static inline void transpose(u16x rows[16]) {
+static inline void transpose(vu rows[16]) {
     __m512i *r = (__m512i *)rows, t[16];
     for (int i = 0; i < 16; i += 2) {
         t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
