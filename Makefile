@@ -12,7 +12,7 @@ STARTED := $(shell date +%s)
 SET_UP = echo "Streambed: set up in $$(($$(date +%s) - $(STARTED))) seconds; .venv has $$(du -sm .venv | cut -f1) MB"
 ARGS ?=
 
-.PHONY: setup serve test test-all lint format docs bench bench-stream bench-prefixes bench-metrics builtin-model eval-model notebook clean
+.PHONY: setup serve test test-all lint format docs bench bench-prefixes bench-memory bench-journal bench-metrics builtin-model eval-model notebook clean
 
 setup: .venv/dev
 
@@ -98,13 +98,16 @@ docs: .venv/dev
 	$(BIN)/python -m tools.docs_tables
 
 bench: .venv/dev
-	$(BIN)/python -m benchmarks.oneshot $(ARGS)
-
-bench-stream: .venv/dev
-	$(BIN)/python -m benchmarks.stream $(ARGS)
+	$(BIN)/streambed bench $(ARGS)
 
 bench-prefixes: .venv/dev
 	$(BIN)/python -m benchmarks.prefixes $(ARGS)
+
+bench-memory: .venv/dev
+	$(BIN)/python -m benchmarks.memory $(ARGS)
+
+bench-journal: .venv/dev
+	$(BIN)/python -m benchmarks.journal $(ARGS)
 
 bench-metrics: .venv/dev
 	$(BIN)/python -m benchmarks.metrics $(ARGS)

@@ -9,14 +9,14 @@ several runs. The last column is what 64 requests of their own would cost: each 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
-from benchmarks.checkpoint import make_0_6b
-from benchmarks.oneshot import text_of, timed
 from streambed import Engine
+from streambed.bench.checkpoint import kept_checkpoint, make_0_6b
+from streambed.bench.texts import Texts
 from streambed.machine import usable_cores
 
 TOKENS, PROBES, ROUNDS = 2000, 64, 5
@@ -40,7 +40,6 @@ def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="*", default=["builtin", "0.6B"], help="checkpoints; 0.6B is a random one")
-    parser.add_argument("--cache", type=Path, default=Path("build/benchmarks"), help="where that one is kept")
     parser.add_argument("--threads", type=int, default=usable_cores())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -49,20 +48,23 @@ def main() -> None:
         "|---|---:|---:|---:|---:|"
     )
     for model in options.models:
-        name = str(make_0_6b(options.cache / "qwen3-0.6b-random")) if model == "0.6B" else model
+        name = model
+        if model == "0.6B":
+            name = str(kept_checkpoint())
+            make_0_6b(kept_checkpoint())
         with Engine.load(name) as engine:
             measure(engine, model)
 
 
 def measure(engine: Engine, model: str) -> None:
-    salt = 0
+    texts = Texts(0)
 
     def run(work: Callable[[str], object]) -> float:
-        nonlocal salt
-        salt += 1
-        text = text_of(engine, TOKENS, salt)
+        text = texts.text(TOKENS)
         engine.evict()
-        return timed(lambda: work(text))
+        started = time.perf_counter()
+        work(text)
+        return time.perf_counter() - started
 
     cases: list[Callable[[str], object]] = [
         lambda text: engine.embed([text]),

@@ -59,6 +59,7 @@ def test_the_table_is_what_the_package_declares(extra: str) -> None:
 
 def test_what_needs_a_server_brings_it() -> None:
     assert {extra for extra, names in project().items() if "streambed-embeddings[server]" in names} == {
+        "bench",
         "dev",
         "reduce",
         "training",
@@ -98,7 +99,7 @@ assert "class Client" in pydoc.render_doc(streambed, renderer=pydoc.plaintext), 
 """
     )
     assert done.returncode == 0, done.stderr
-    assert {"serve", "embed", "stream", "doctor", "reduce fit", "reduce eval"} <= set(done.stdout.splitlines())
+    assert {"serve", "embed", "stream", "doctor", "reduce fit", "reduce eval", "bench"} <= set(done.stdout.splitlines())
 
 
 def test_client_and_the_commands_that_use_a_server_need_no_extra(live: Live) -> None:
@@ -138,6 +139,8 @@ def test_the_engine_names_the_extra(name: str) -> None:
         ("reduce", ["reduce", "fit", "--method", "pca", "--dimensions", "8", "--input", "-", "--output", "never"]),
         ("reduce", ["reduce", "fit", "--method", "umap", "--dimensions", "8", "--input", "-", "--output", "never"]),
         ("reduce", ["reduce", "eval", "never", "--input", "-"]),
+        ("bench", ["bench", "--url", "http://127.0.0.1:1", "--output", "never"]),
+        ("server", ["bench", "seed"]),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value[:4]),
 )

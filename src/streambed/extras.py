@@ -3,6 +3,10 @@
 `pyproject.toml` names the distributions; here are the modules whose import fails without them.
 """
 
+from importlib import import_module
+
+from streambed.errors import SettingsError
+
 EXTRAS = {
     "server": (
         "torch",
@@ -15,8 +19,18 @@ EXTRAS = {
         "prometheus_client",
     ),
     "reduce": ("sklearn", "umap", "matplotlib"),
+    "bench": ("matplotlib",),
 }
 """The modules that only the extra brings. (Not h11: httpx brings it too.)"""
+
+
+def require(extra: str) -> None:
+    """Raises SettingsError where a module of the extra is missing. For modules that several extras bring."""
+    for module in EXTRAS[extra]:
+        try:
+            import_module(module)
+        except ModuleNotFoundError:
+            raise SettingsError(_missing(extra, module)) from None
 
 
 def explain(error: ModuleNotFoundError) -> str | None:
@@ -24,8 +38,12 @@ def explain(error: ModuleNotFoundError) -> str | None:
     module = (error.name or "").partition(".")[0]
     for extra, modules in EXTRAS.items():
         if module in modules:
-            return (
-                f"this needs the extra [{extra}], which is not installed (no module {module!r}): in a clone of Streambed, "
-                f"pip install '.[{extra}]' (README.md: how to get a small PyTorch first)"
-            )
+            return _missing(extra, module)
     return None
+
+
+def _missing(extra: str, module: str) -> str:
+    return (
+        f"this needs the extra [{extra}], which is not installed (no module {module!r}): in a clone of Streambed, "
+        f"pip install '.[{extra}]' (README.md: how to get a small PyTorch first)"
+    )

@@ -145,9 +145,10 @@ def test_bfloat16_is_near(tiny_checkpoint: Path, open_engine: Callable[..., Engi
 
 @pytest.mark.slow
 def test_the_shape_of_0_6b(tmp_path: Path, open_engine: Callable[..., Engine]) -> None:
-    from benchmarks.checkpoint import make_0_6b
+    from streambed.bench.checkpoint import make_0_6b
 
-    directory = make_0_6b(tmp_path / "0.6b")
+    directory = tmp_path / "0.6b"
+    make_0_6b(directory)
     texts = [*TEXTS[:11], "A long document about rivers. " * 80]
     expected = reference(directory, 512)(texts)
     engine = open_engine(directory, dtype="float32")

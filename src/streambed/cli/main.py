@@ -12,7 +12,7 @@ from streambed.cli.outputs import drop_unwritable
 from streambed.errors import StreambedError
 from streambed.extras import explain
 
-_COMMANDS = ("serve", "embed", "stream", "reduce", "doctor")
+_COMMANDS = ("serve", "embed", "stream", "reduce", "doctor", "bench")
 
 
 class Commands(click.Group):

@@ -1,0 +1,1 @@
+"""What `streambed bench` measures: this server alone, or in turns with others."""
