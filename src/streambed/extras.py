@@ -3,7 +3,7 @@
 `pyproject.toml` names the distributions; here are the modules whose import fails without them.
 """
 
-from importlib import import_module
+from importlib.util import find_spec
 
 from streambed.errors import SettingsError
 
@@ -25,12 +25,15 @@ EXTRAS = {
 
 
 def require(extra: str) -> None:
-    """Raises SettingsError where a module of the extra is missing. For modules that several extras bring."""
+    """Raises SettingsError where a module of the extra is missing; imports none. For what a process beside this one needs,
+    and for modules that several extras bring."""
     for module in EXTRAS[extra]:
         try:
-            import_module(module)
+            found = find_spec(module)
         except ModuleNotFoundError:
-            raise SettingsError(_missing(extra, module)) from None
+            found = None
+        if found is None:
+            raise SettingsError(_missing(extra, module))
 
 
 def explain(error: ModuleNotFoundError) -> str | None:

@@ -44,6 +44,7 @@ class Plan:
     seconds: float = 180.0
     """Of queries beside bulk."""
     seed: int = 0
+    """Of the texts. Another in each run, or a server that goes on running would know them from the one before."""
 
 
 class Scenario(NamedTuple):

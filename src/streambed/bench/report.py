@@ -55,6 +55,8 @@ class Report:
     rates: Rates | None
     """None where they were not measured: the model is not here, or does not run on the CPU."""
     rows: list[Row] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    """Cases that were left out, and why."""
 
     def as_json(self) -> dict[str, Any]:
         """Everything, every round's figure included."""
@@ -69,6 +71,7 @@ class Report:
             "sides": self.sides,
             "rates": None if self.rates is None else asdict(self.rates),
             "rows": rows,
+            "failures": self.failures,
         }
 
     @property
@@ -102,7 +105,9 @@ class Report:
     def markdown(self) -> str:
         """All of it."""
         scenarios = dict.fromkeys(row.scenario for row in self.rows)
-        return "\n\n".join([self.head(), *(self.table(scenario) for scenario in scenarios), *self._legend()]) + "\n"
+        tables = [self.table(scenario) for scenario in scenarios]
+        failures = [f"Left out: {failure}" for failure in self.failures]
+        return "\n\n".join([self.head(), *tables, *failures, *self._legend()]) + "\n"
 
     def _rates(self) -> Iterator[str]:
         if self.rates is None:

@@ -15,19 +15,24 @@ from streambed.bench.report import OURS, Report, Row
 from streambed.bench.server import serve
 from streambed.bench.side import Side, find_side
 from streambed.bench.texts import Texts
-from streambed.errors import SettingsError
+from streambed.errors import ConnectionLost, SettingsError
 from streambed.machine import processor, usable_cores
 from streambed.model.checkpoint import find_checkpoint
 
 FORMATS = ("bfloat16", "int8")
 """Whose products are measured, beside that of our weights."""
+COUNTED = 32
+"""Tokens of a text by which servers are asked how they count."""
 
 
-async def run(plan: Plan, say: Callable[[str], None], show: Callable[[str], None]) -> Report:
-    """Measures all that is planned. say: is told what goes on, a line each; show: gets each table when it is complete.
+async def run(plan: Plan, say: Callable[[str], None], show: Callable[[Report, str | None], None]) -> Report:
+    """Measures all that is planned. say: is told what goes on, a line each; show: gets the report as far as it is, with None
+    when its head is known, then with the name of each scenario that is complete.
+
+    A case in which a server fails is left out, and the report says so.
 
     Raises:
-        SettingsError: a server is not there, or not ours. ConnectionLost: one no longer answers.
+        SettingsError: a server is not there, or not ours. ConnectionLost: it does not answer at all.
     """
     async with contextlib.AsyncExitStack() as stack:
         # First of all, so that a server that is not there is known at once.
@@ -41,21 +46,30 @@ async def run(plan: Plan, say: Callable[[str], None], show: Callable[[str], None
         if ours.info is None:
             raise SettingsError(f"{url} is no Streambed server; give it as --compare NAME={url}")
         sides = [ours, *peers]
+        texts = Texts(plan.seed)
+        for side in sides:
+            counted = await side.embed([texts.text(COUNTED)])
+            if counted not in (0, COUNTED):
+                say(f"{side.name} counts {counted} tokens in a text of {COUNTED}: is its model another?")
         floor = None
         if plan.url is None and str(ours.info["device"]) == "cpu":
             say("measuring how fast this machine multiplies and reads ...")
             floor = await asyncio.to_thread(_floor, plan, ours)
         report = Report(
-            _facts(ours), {side.name: side.numbers for side in sides}, None if floor is None else floor.rates
+            _facts(plan, ours), {side.name: side.numbers for side in sides}, None if floor is None else floor.rates
         )
-        show(report.head())
-        texts = Texts(plan.seed)
+        show(report, None)
         for name in plan.scenarios:
             for case in SCENARIOS[name].cases(plan, texts):
                 say(f"{name}: {case.name} ...")
-                figures = await take_turns(case, sides, plan.rounds, plan.rest)
-                report.rows += rows_of(name, case, figures, floor)
-            show(report.table(name))
+                try:
+                    figures = await take_turns(case, sides, plan.rounds, plan.rest)
+                except ConnectionLost as error:
+                    report.failures.append(f"{name}, {case.name}: {error}")
+                    say(f"left out: {report.failures[-1]}")
+                else:
+                    report.rows += rows_of(name, case, figures, floor)
+            show(report, name)
         return report
 
 
@@ -77,10 +91,11 @@ def _floor(plan: Plan, ours: Side) -> Floor:
     return Floor(checkpoint.config, ours.numbers, rates)
 
 
-def _facts(ours: Side) -> Mapping[str, str]:
+def _facts(plan: Plan, ours: Side) -> Mapping[str, str]:
     assert ours.info is not None, "it is ours"
     return {
         "model": ours.model,
+        "seed": str(plan.seed),
         "machine": f"{usable_cores()} cores of {processor()}",
         OURS: f"{streambed.__version__}, {ours.info['threads']} threads, kernels {ours.info['kernels']}",
     }

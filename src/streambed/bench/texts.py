@@ -6,7 +6,8 @@ _WORDS = (
     "river stone light paper music green seven cloud train apple house water table garden bread morning window summer "
     "winter north south market bridge island forest horse silver orange letter story number doctor teacher kitchen "
     "street school friend family mother father brother sister planet engine ocean field valley evening yellow purple "
-    "basket bottle button candle castle cotton copper corner desert dinner finger flower"
+    "basket bottle button candle cotton copper corner desert dinner finger flower "
+    "hammer jacket ladder lemon mirror needle sailor shadow signal spider spring sugar ticket whale wheel wooden"
 )
 WORDS = _WORDS.split()
 """With a space before it each is one token, in the vocabulary of Qwen as in that of the built-in model."""
@@ -15,7 +16,7 @@ END = 1
 
 
 class Texts:
-    """Draws words evenly and independently. Two texts share their first three words once in a quarter of a million times, so
+    """Draws words evenly and independently. Two texts share their first three words once in 400,000 times, so
     no server finds the beginning of one among those of others."""
 
     def __init__(self, seed: int) -> None:

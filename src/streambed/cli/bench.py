@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,6 +102,7 @@ def bench(
             raise SettingsError(f"--output {output}: cannot be written: {reason}")
     settings = Settings()
     if url is None:
+        require("server")
         settings = _settings(model or _random_model(), flags)
     plan = Plan(
         scenarios=scenarios,
@@ -112,11 +114,20 @@ def bench(
         rounds=rounds,
         rest=rest if rest is not None else REST_SECONDS * bool(peers),
         seconds=seconds,
+        seed=int(time.time()),
     )
+
+    def show(report: Report, scenario: str | None) -> None:
+        click.echo(f"{report.head() if scenario is None else report.table(scenario)}\n")
+        if (
+            output is not None and scenario is not None
+        ):  # each time, so that a run that is interrupted leaves what it has
+            _write(report, scenario, output)
+
     with cleaning_up():
-        report = asyncio.run(run(plan, _say, lambda text: click.echo(f"{text}\n")))
-    if output is not None:
-        _write(report, output)
+        report = asyncio.run(run(plan, _say, show))
+    if report.failures:
+        raise click.ClickException(f"left out: {'; '.join(report.failures)}")
 
 
 def peer_of(text: str) -> Peer:
@@ -156,11 +167,11 @@ def _say(line: str) -> None:
     click.echo(f"streambed bench: {line}", err=True)
 
 
-def _write(report: Report, folder: Path) -> None:
+def _write(report: Report, scenario: str, folder: Path) -> None:
+    """The results so far, and a picture of this scenario's."""
     from streambed.bench.plot import draw
 
     (folder / "results.json").write_text(json.dumps(report.as_json(), indent=1))
     (folder / "results.md").write_text(report.markdown())
-    for scenario in dict.fromkeys(row.scenario for row in report.rows):
+    if any(row.scenario == scenario for row in report.rows):
         draw(report, scenario, folder / f"{scenario}.png")
-    click.echo(f"{folder}: results.json, results.md and a picture for each scenario")
