@@ -91,6 +91,13 @@ def test_a_peer_and_its_format() -> None:
             peer_of(wrong)
 
 
+def test_help_names_every_scenario() -> None:
+    text = CliRunner().invoke(cli, ["bench", "--help"]).stdout
+    short, long = (next(line for line in text.splitlines() if each in line) for each in ("by default:", "asked for:"))
+    for name, scenario in SCENARIOS.items():
+        assert name in (long if scenario.is_long else short).replace(",", " ").split()
+
+
 def test_which_scenarios_run() -> None:
     assert choose(["mixed", "seed"], served=False) == ["seed", "mixed"], "in the order of the table"
     assert choose([], served=False) == [name for name in SCENARIOS if not SCENARIOS[name].is_long]
@@ -106,7 +113,10 @@ def test_which_scenarios_run() -> None:
         (["seed", "--url", "http://127.0.0.1:1", "--", "--dtype", "float32"], "--url names one that runs"),
         (["seed", "--model", "builtin", "--", "--port", "x"], "'x' is not a valid integer"),
         (["seed", "--model", "builtin", "--", "--no-such-flag"], "No such option"),
+        (["seed", "--model", "builtin", "--url", "http://127.0.0.1:1"], "--model is for a server that is started"),
         (["seed", "--compare", "here"], "NAME=URL"),
+        (["seed", "--compare", "a=http://a", "--compare", "a=http://b"], "a name of its own"),
+        (["seed", "--compare", "Streambed=http://a"], "Streambed is ours"),
         (["seed", "--rounds", "0"], "--rounds"),
         (["seed", "--url", "ftp://127.0.0.1"], "URL"),
     ],

@@ -42,11 +42,16 @@ def kept_checkpoint() -> Path:
     return cache / "streambed" / "qwen3-embedding-0.6b-random"
 
 
+def is_made(directory: Path) -> bool:
+    """Whether it is there, and whole."""
+    return (directory / "model.safetensors").exists()
+
+
 def make_0_6b(directory: Path) -> None:
     """Writes it (1.2 GB in bfloat16, half a minute) unless it is there already; other servers can load it too."""
     from safetensors.torch import save_file
 
-    if (directory / "model.safetensors").exists():
+    if is_made(directory):
         return
     shipped = find_checkpoint(BUILTIN).directory
     for name, changes in _CHANGES.items():

@@ -83,8 +83,16 @@ def bench(
     streambed bench
     streambed bench seed latency --model builtin -- --dtype bfloat16
     streambed bench all --compare vllm:bfloat16=http://127.0.0.1:8000 --output results
+
+    \b
+    by default:        seed latency instructed stream repost keystroke neighbour start
+    when asked for:    throughput sessions mixed, which take minutes each; all
+
+    What each of them does is in benchmarks/README.md. Brackets show the default of a flag and its environment variable.
     """
+    from streambed.bench.checkpoint import kept_checkpoint
     from streambed.bench.plan import Plan, choose
+    from streambed.bench.report import OURS
     from streambed.bench.run import run
 
     names = list(arguments)
@@ -93,8 +101,12 @@ def bench(
         names, flags = names[:first], names[first:]
     if url is not None and flags:
         raise click.UsageError("flags of serve are for a server that is started here; --url names one that runs")
+    if url is not None and model is not None:
+        raise click.UsageError("--model is for a server that is started here; --url names one that runs")
     scenarios = choose(names, url is not None)
     peers = [peer_of(text) for text in compare]
+    if len({OURS, *(peer.name for peer in peers)}) <= len(peers):
+        raise SettingsError(f"--compare: each server needs a name of its own, and {OURS} is ours")
     if output is not None:
         require("bench")
         output.mkdir(parents=True, exist_ok=True)
@@ -103,7 +115,9 @@ def bench(
     settings = Settings()
     if url is None:
         require("server")
-        settings = _settings(model or _random_model(), flags)
+        settings = _settings(model or str(kept_checkpoint()), flags)
+        if model is None:
+            _make_checkpoint()
     plan = Plan(
         scenarios=scenarios,
         settings=settings,
@@ -119,9 +133,8 @@ def bench(
 
     def show(report: Report, scenario: str | None) -> None:
         click.echo(f"{report.head() if scenario is None else report.table(scenario)}\n")
-        if (
-            output is not None and scenario is not None
-        ):  # each time, so that a run that is interrupted leaves what it has
+        # Each time, so that a run that is interrupted leaves what it has.
+        if output is not None and scenario is not None:
             _write(report, scenario, output)
 
     with cleaning_up():
@@ -152,15 +165,13 @@ def _settings(model: str, flags: list[str]) -> Settings:
         return Settings(**{name: value for name, value in context.params.items() if name in names})
 
 
-def _random_model() -> str:
-    from streambed.bench.checkpoint import kept_checkpoint, make_0_6b
+def _make_checkpoint() -> None:
+    from streambed.bench.checkpoint import is_made, kept_checkpoint, make_0_6b
     from streambed.bench.child import in_child
 
-    directory = kept_checkpoint()
-    if not (directory / "model.safetensors").exists():
-        _say(f"making a random checkpoint of 1.2 GB in {directory} ...")
-    in_child(make_0_6b, directory)
-    return str(directory)
+    if not is_made(kept_checkpoint()):
+        _say(f"making a random checkpoint of 1.2 GB in {kept_checkpoint()} ...")
+        in_child(make_0_6b, kept_checkpoint())
 
 
 def _say(line: str) -> None:
