@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import os
 import subprocess
 import sys
 import time
@@ -13,6 +14,8 @@ from typing import ParamSpec, TypeVar
 Given = ParamSpec("Given")
 Found = TypeVar("Found")
 _SETTLE_SECONDS = 0.3
+_BUSY = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): sum(range(100_000))"
+"""Ends with its parent, however that ends."""
 
 
 def in_child(work: Callable[Given, Found], *given: Given.args, **more: Given.kwargs) -> Found:
@@ -24,7 +27,8 @@ def in_child(work: Callable[Given, Found], *given: Given.args, **more: Given.kwa
 @contextlib.contextmanager
 def busy(number: int) -> Iterator[None]:
     """So many other processes that each want a core for themselves."""
-    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)]
+    command = [sys.executable, "-c", _BUSY, str(os.getpid())]
+    processes = [subprocess.Popen(command) for _ in range(number)]  # noqa: S603 - our own command
     try:
         time.sleep(_SETTLE_SECONDS * bool(number))
         yield

@@ -29,7 +29,9 @@ class Throughput(Case):
         self._draw = texts.texts(max(REQUESTS[kind], clients * (4 if kind == "short" else 1)), *SIZES[kind])
         # The sizes are drawn once, so that all rounds are of equal work.
         self._sizes = [tokens_of(text) for text in self._draw]
-        super().__init__(f"{kind}, {clients} clients", [SPEED], work=[Part(size) for size in self._sizes])
+        super().__init__(
+            f"{kind}, {clients} client{'s' * (clients > 1)}", [SPEED], work=[Part(size) for size in self._sizes]
+        )
 
     def draw(self) -> None:
         self._draw = [self._texts.text(size) for size in self._sizes]
