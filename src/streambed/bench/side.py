@@ -14,6 +14,8 @@ from streambed.text.instructions import QWEN_TEMPLATE
 
 TIMEOUT = 600.0
 """Seconds that an answer may take."""
+LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+"""None, so that no request waits in the client."""
 
 
 class Growing(Protocol):
@@ -99,7 +101,7 @@ async def find_side(name: str, url: str, numbers: str | None = None, api_key: st
         SettingsError: there is no such server.
     """
     address = Address(url, api_key)
-    http = address.open_http(TIMEOUT)
+    http = address.open_http(TIMEOUT, LIMITS)
     try:
         model = (await _get(http, name, "/v1/models"))["data"][0]["id"]
         info: Mapping[str, Any] | None = await _get(http, name, "/info")

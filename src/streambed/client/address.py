@@ -11,6 +11,8 @@ from websockets.asyncio.client import connect
 from streambed.errors import SettingsError
 
 DEFAULT_URL = "http://127.0.0.1:30000"
+LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20)
+"""Those of httpx itself."""
 Verify = bool | str | os.PathLike[str] | ssl.SSLContext
 """Whether to check a server's certificate; a file or folder of authorities to trust, or an `ssl.SSLContext` that
 decides everything."""
@@ -45,14 +47,19 @@ class Address:
         secure = parts.scheme == "https"
         self._tls = _context(verify, cert) if secure or verify is not True or cert is not None else None
 
-    def open_http(self, timeout: float) -> httpx.AsyncClient:
-        """A pool of connections for requests."""
+    def open_http(self, timeout: float, limits: httpx.Limits = LIMITS) -> httpx.AsyncClient:
+        """A pool of connections for requests. limits: how many; further requests wait for one."""
         verify = True if self._tls is None else self._tls
         # httpx does not apply the environment's proxies to a transport that is given.
-        transport = httpx.AsyncHTTPTransport(verify=verify) if self._is_here else None
+        transport = httpx.AsyncHTTPTransport(verify=verify, limits=limits) if self._is_here else None
         try:
             return httpx.AsyncClient(
-                base_url=self.url, headers=self._headers, timeout=timeout, verify=verify, transport=transport
+                base_url=self.url,
+                headers=self._headers,
+                timeout=timeout,
+                verify=verify,
+                limits=limits,
+                transport=transport,
             )
         except (ImportError, ValueError) as error:
             raise SettingsError(f"the environment's proxy cannot be used: {error}") from None
