@@ -45,11 +45,6 @@ class Side:
     client: AsyncClient | None
     """For streams, of a Streambed."""
 
-    @property
-    def title(self) -> str:
-        """Heads its column."""
-        return f"{self.name} ({self.numbers})"
-
     async def embed(self, texts: Sequence[str], instruction: str | None = None) -> int:
         """Posts them in one request. Returns the number of tokens that the server counted, 0 if it did not say.
 
