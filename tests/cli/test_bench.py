@@ -61,6 +61,7 @@ def test_every_scenario_against_both(bench: Bench, live: Live, other: Other, tmp
         assert set(row["values"]) == {"Streambed", "theirs"}
         assert all(figure > 0 for figures in row["values"].values() for figure in figures), row
         assert row["ratios"]["theirs"]["low"] <= row["ratios"]["theirs"]["high"]
+    assert list(value["seconds"]) == scenarios
     page = (output / "results.md").read_text()
     for name in scenarios:
         assert f"| {name} | Streambed (float32) | theirs (bfloat16) | ratio | quartiles |" in page

@@ -55,6 +55,8 @@ class Report:
     rates: Rates | None
     """None where they were not measured: the model is not here, or does not run on the CPU."""
     rows: list[Row] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    """How long each scenario took."""
     failures: list[str] = field(default_factory=list)
     """Cases that were left out, and why."""
 
@@ -71,6 +73,7 @@ class Report:
             "sides": self.sides,
             "rates": None if self.rates is None else asdict(self.rates),
             "rows": rows,
+            "seconds": self.seconds,
             "failures": self.failures,
         }
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping
 
 import streambed
@@ -60,6 +61,7 @@ async def run(plan: Plan, say: Callable[[str], None], show: Callable[[Report, st
         )
         show(report, None)
         for name in plan.scenarios:
+            started = time.monotonic()
             for case in SCENARIOS[name].cases(plan, texts):
                 say(f"{name}: {case.name} ...")
                 try:
@@ -69,6 +71,7 @@ async def run(plan: Plan, say: Callable[[str], None], show: Callable[[Report, st
                     say(f"left out: {report.failures[-1]}")
                 else:
                     report.rows += rows_of(name, case, figures, floor)
+            report.seconds[name] = time.monotonic() - started
             show(report, name)
         return report
 

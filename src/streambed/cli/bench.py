@@ -133,6 +133,8 @@ def bench(
 
     def show(report: Report, scenario: str | None) -> None:
         click.echo(f"{report.head() if scenario is None else report.table(scenario)}\n")
+        if scenario is not None:
+            _say(f"{scenario} took {report.seconds[scenario] / 60:.1f} minutes")
         # Each time, so that a run that is interrupted leaves what it has.
         if output is not None and scenario is not None:
             _write(report, scenario, output)
