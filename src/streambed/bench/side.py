@@ -109,7 +109,8 @@ async def find_side(name: str, url: str, numbers: str | None = None, api_key: st
     if info is None or "kv_bytes_per_token" not in info:
         return Side(name, numbers or "?", model, http, None, None)
     client = AsyncClient(url, api_key=api_key, model=model, timeout=TIMEOUT)
-    return Side(name, info["dtype"], model, http, info, client)
+    quantized = info.get("quantize", "none")
+    return Side(name, info["dtype"] if quantized == "none" else quantized, model, http, info, client)
 
 
 async def _get(http: httpx.AsyncClient, name: str, path: str) -> Any:
