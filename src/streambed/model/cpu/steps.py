@@ -23,7 +23,7 @@ from streambed.model.qwen3 import Layer, Qwen3
 from streambed.model.stock.attention import Span as TextSpan
 from streambed.model.stock.device import Rows
 
-_MOST_GROUP = 128
+_MOST_GROUP = 256
 """Query heads that share keys: C attends to so many queries at once."""
 
 

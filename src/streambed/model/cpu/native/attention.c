@@ -1,10 +1,15 @@
-/* Attention of all spans of a step in one parallel region. Keys and values are put in blocks such as weights lie in, 64
+/* Attention of all spans of a step in one parallel region. Keys and values are put in blocks such as weights lie in, 128
  * at a time, so that products do the work; what blocks find is added up as in FlashAttention (arXiv 2205.14135), within
  * stretches of 512 keys, which are then added up in their order. A row's sums depend on nothing but its position and what
  * it sees: how rows are divided among steps, pieces and threads changes no bit. */
 #include "parts.h"
 
-enum { KEYS = SB_WIDTH, STRETCH = 512, FEW = 32 /* queries of a head up to which stretches are pieces of their own */ };
+enum {
+    KEYS = 128,    /* of a block */
+    STRETCH = 512, /* keys */
+    QUERIES = 256, /* of a head that share blocks: putting keys and values in them is a tenth of the work then */
+    FEW = 32,      /* queries of a head up to which stretches are pieces of their own */
+};
 
 typedef struct {
     int span, head, from, to, stretch; /* rows [from, to); of all stretches if -1 */
@@ -28,7 +33,7 @@ typedef struct { /* keys and values of one head, slot after slot */
 
 static int group_of(const sb_step *step) { return step->heads / step->kv_heads; }
 static int is_few(const sb_step *step, const sb_span *span) { return span->rows * group_of(step) <= FEW; }
-static int rows_of_part(const sb_step *step) { return SB_CHUNK / group_of(step); }
+static int rows_of_part(const sb_step *step) { return QUERIES / group_of(step); }
 static int position(const sb_step *step, const sb_span *span, int row) { /* what a row sees ends there, with itself */
     return span->limits_at < 0 ? span->past + row : step->limits[span->limits_at + row];
 }
@@ -73,37 +78,38 @@ static slots slots_from(const attention *job, const sb_span *span, int head, int
     return (slots){job->k + at, job->v + at, size};
 }
 
-/* Keys as a block whose outputs are keys: [groups][KEYS], in groups of four bytes. */
+/* Up to SB_WIDTH keys as a block whose outputs are keys: [groups][SB_WIDTH], in groups of four bytes. */
 static void pack_keys(const slots *s, int count, int groups, uint32_t *block) {
     int whole = 0;
 #if defined(__AVX512F__)
-    for (whole = 0; whole + 16 <= count; whole += 16)
+    for (; whole + 16 <= count; whole += 16)
         for (int g = 0; g + 16 <= groups; g += 16) {
             vu keys[16];
             for (int j = 0; j < 16; j++)
                 keys[j] = *(const vu_any *)(const void *)(s->keys + (whole + j) * s->bytes + 4 * g);
             transpose(keys);
-            for (int j = 0; j < 16; j++) *(vu_any *)(block + (g + j) * KEYS + whole) = keys[j];
+            for (int j = 0; j < 16; j++) *(vu_any *)(block + (g + j) * SB_WIDTH + whole) = keys[j];
         }
     for (int j = 0; j < whole; j++)
         for (int g = groups / 16 * 16; g < groups; g++)
-            block[g * KEYS + j] = ((const uint32_t *)(s->keys + j * s->bytes))[g];
+            block[g * SB_WIDTH + j] = ((const uint32_t *)(s->keys + j * s->bytes))[g];
 #endif
     for (int j = whole; j < count; j++)
-        for (int g = 0; g < groups; g++) block[g * KEYS + j] = ((const uint32_t *)(s->keys + j * s->bytes))[g];
-    for (int g = 0; g < groups && count < KEYS; g++) memset(block + g * KEYS + count, 0, 4 * (size_t)(KEYS - count));
+        for (int g = 0; g < groups; g++) block[g * SB_WIDTH + j] = ((const uint32_t *)(s->keys + j * s->bytes))[g];
+    for (int g = 0; g < groups && count < SB_WIDTH; g++)
+        memset(block + g * SB_WIDTH + count, 0, 4 * (size_t)(SB_WIDTH - count));
 }
 
-/* Values as a block whose inputs are keys: [KEYS][dim], in groups of four bytes. */
-INLINE void pack_values(int format, const slots *s, int count, int dim, uint32_t *block) {
+/* Values as a block whose inputs are keys: [padded][dim], in groups of four bytes. */
+INLINE void pack_values(int format, const slots *s, int count, int padded, int dim, uint32_t *block) {
     if (format == SB_FLOAT32) {
         for (int j = 0; j < count; j++) memcpy(block + j * dim, s->values + j * s->bytes, 4 * (size_t)dim);
-        memset(block + count * dim, 0, 4 * (size_t)(KEYS - count) * dim);
+        memset(block + count * dim, 0, 4 * (size_t)(padded - count) * dim);
         return;
     }
-    for (int j = 0; j < KEYS; j += 2, block += dim) {
-        const uint16_t *one = (const uint16_t *)(s->values + j * s->bytes),
-                       *two = (const uint16_t *)(s->values + (j + 1) * s->bytes);
+    for (int j = 0; j < padded; j += 2, block += dim) {
+        const uint16_t *one = (const uint16_t *)(s->values + j * s->bytes);
+        const uint16_t *two = (const uint16_t *)(s->values + (j + 1) * s->bytes);
         if (j + 1 < count)
             for (int d = 0; d < dim; d++) block[d] = one[d] | (uint32_t)two[d] << 16;
         else if (j < count)
@@ -112,30 +118,45 @@ INLINE void pack_values(int format, const slots *s, int count, int dim, uint32_t
     }
 }
 
-/* A row's products with the first `seen` of some keys become weights, as the row of an operand. Returns what the row's
- * earlier sums are to be multiplied with. */
-INLINE float weigh(int format, float *scores, int seen, float *most, float *sum, char *weights) {
-    vf top = (vf){} + *most, found = {};
-    for (int j = 0; j < KEYS; j += LANES) {
-        vf x = load(scores + j);
-        if (seen < KEYS) store(scores + j, x = pick(lanes() + j < seen, x, (vf){} + UNSEEN));
+typedef struct {
+    char q[QUERIES * SB_MOST_DIM * 4], weights[QUERIES * KEYS * 4];
+    uint32_t block[KEYS * SB_MOST_DIM];
+    float scores[KEYS / SB_WIDTH][QUERIES * SB_WIDTH], y[QUERIES * SB_MOST_DIM];
+    float most[QUERIES], sum[QUERIES], fall[QUERIES];
+    int seen[QUERIES];
+} __attribute__((aligned(64))) room;
+
+/* A query's products with the first `seen` of `padded` keys become weights, as the row of an operand; i: the query in the
+ * block, n: in the room. What it had found before is to be multiplied with `fall`. */
+INLINE void weigh(int format, room *r, int padded, int i, int n) {
+    vf top = (vf){} + r->most[n], found = {};
+    char *weights = r->weights + (int64_t)i * KEYS * sb_bytes(format);
+    for (int j = 0; j < padded; j += LANES) {
+        float *scores = r->scores[j / SB_WIDTH] + i * SB_WIDTH + j % SB_WIDTH;
+        vf x = load(scores);
+        if (r->seen[n] < padded) store(scores, x = pick(lanes() + j < r->seen[n], x, (vf){} + UNSEEN));
         top = pick(x > top, x, top);
     }
     float highest = largest(top);
-    for (int j = 0; j < KEYS; j += LANES) {
-        vf x = load(scores + j), weight = pick(x > 0.5f * UNSEEN, exponential(x - highest), (vf){});
+    for (int j = 0; j < padded; j += LANES) {
+        vf x = load(r->scores[j / SB_WIDTH] + i * SB_WIDTH + j % SB_WIDTH);
+        vf weight = pick(x > 0.5f * UNSEEN, exponential(x - highest), (vf){});
         found += weight;
         if (format == SB_FLOAT32) store((float *)weights + j, weight);
         else store_bf16((uint16_t *)weights + j, weight);
     }
-    float fall = exponential_of(*most - highest);
-    *sum = *sum * fall + total(found);
-    *most = highest;
-    return fall;
+    r->fall[i] = exponential_of(r->most[n] - highest);
+    r->sum[n] = r->sum[n] * r->fall[i] + total(found);
+    r->most[n] = highest;
+}
+
+/* What was found becomes the result. */
+ONCE void divide_by(float *y, float sum, int dim) {
+    for (int d = 0; d < dim; d += LANES) store(y + d, load(y + d) / sum);
 }
 
 /* Adds what was found elsewhere. */
-static void merge(float *most, float *sum, float *y, float their_most, float their_sum, const float *theirs, int dim) {
+ONCE void merge(float *most, float *sum, float *y, float their_most, float their_sum, const float *theirs, int dim) {
     float highest = *most > their_most ? *most : their_most;
     float mine = exponential_of(*most - highest), share = exponential_of(their_most - highest);
     *sum = *sum * mine + their_sum * share;
@@ -143,43 +164,40 @@ static void merge(float *most, float *sum, float *y, float their_most, float the
     for (int d = 0; d < dim; d += LANES) store(y + d, load(y + d) * mine + load(theirs + d) * share);
 }
 
-typedef struct {
-    char q[SB_CHUNK * SB_MOST_DIM * 4], weights[SB_CHUNK * KEYS * 4];
-    uint32_t block[KEYS * SB_MOST_DIM];
-    float scores[SB_CHUNK * SB_WIDTH], y[SB_CHUNK * SB_MOST_DIM], most[SB_CHUNK], sum[SB_CHUNK], fall[SB_CHUNK];
-    int seen[SB_CHUNK];
-} __attribute__((aligned(64))) room;
-
-/* Some queries over one block of keys, of which each sees the first `seen`. */
-INLINE void attend_block(int format, int dim, const slots *s, int count, int first, int queries, room *r) {
-    int bytes = sb_bytes(format), groups = dim * bytes / 4;
+/* Queries from the first-th on over one block of keys. */
+INLINE void attend_block_as(int format, int dim, const slots *s, int count, int first, int queries, room *r) {
+    int bytes = sb_bytes(format), groups = dim * bytes / 4, padded = (count + SB_WIDTH - 1) / SB_WIDTH * SB_WIDTH;
     int64_t query_bytes = (int64_t)dim * bytes;
-    pack_keys(s, count, groups, r->block);
-    sb_multiply(format, r->q + first * query_bytes, query_bytes, queries, (char *)r->block, KEYS, groups, KEYS,
-                r->scores);
-    for (int i = 0; i < queries; i++)
-        r->fall[i] = weigh(format, r->scores + i * SB_WIDTH, r->seen[first + i], r->most + first + i, r->sum + first + i,
-                           r->weights + i * KEYS * bytes);
-    pack_values(format, s, count, dim, r->block);
+    for (int at = 0; at < count; at += SB_WIDTH) {
+        slots some = {s->keys + at * s->bytes, s->values + at * s->bytes, s->bytes};
+        pack_keys(&some, count - at < SB_WIDTH ? count - at : SB_WIDTH, groups, r->block);
+        sb_multiply(format, r->q + first * query_bytes, query_bytes, queries, (char *)r->block, SB_WIDTH, groups,
+                    SB_WIDTH, r->scores[at / SB_WIDTH]);
+    }
+    for (int i = 0; i < queries; i++) weigh(format, r, padded, i, first + i);
+    pack_values(format, s, count, padded, dim, r->block);
     for (int d = 0; d < dim; d += SB_WIDTH) {
         int width = dim - d < SB_WIDTH ? dim - d : SB_WIDTH;
-        sb_multiply(format, r->weights, KEYS * bytes, queries, (char *)(r->block + d), dim, KEYS * bytes / 4, width,
-                    r->scores);
+        sb_multiply(format, r->weights, KEYS * bytes, queries, (char *)(r->block + d), dim, padded * bytes / 4, width,
+                    r->scores[0]);
         for (int i = 0; i < queries; i++) {
-            float *y = r->y + (first + i) * dim + d;
-            for (int n = 0; n < width; n += LANES)
-                store(y + n, load(y + n) * r->fall[i] + load(r->scores + i * SB_WIDTH + n));
+            float *y = r->y + (first + i) * dim + d, *found = r->scores[0] + i * SB_WIDTH;
+            for (int n = 0; n < width; n += LANES) store(y + n, load(y + n) * r->fall[i] + load(found + n));
         }
     }
+}
+
+ONCE void attend_block(int format, int dim, const slots *s, int count, int first, int queries, room *r) {
+    if (format == SB_BFLOAT16) attend_block_as(SB_BFLOAT16, dim, s, count, first, queries, r);
+    else attend_block_as(SB_FLOAT32, dim, s, count, first, queries, r);
 }
 
 /* What rows [from, to) find in a stretch, in the room. Rows in the order of a text share blocks. Another kind of row, a
  * probe, has its own key and value in a slot that is not its position: it has the block that its position is in for
  * itself. */
-INLINE void attend_stretch(int format, const attention *job, const sb_span *span, int head, int from, int to, int stretch,
-                           room *r) {
+static void attend_stretch(const attention *job, const sb_span *span, int head, int from, int to, int stretch, room *r) {
     const sb_step *step = job->step;
-    int dim = step->dim, group = group_of(step), bytes = sb_bytes(format), probes = span->limits_at >= 0;
+    int dim = step->dim, group = group_of(step), bytes = sb_bytes(step->format), probes = span->limits_at >= 0;
     int last = position(step, span, to - 1);
     char own[2 * KEYS * SB_MOST_DIM * 4];
     for (int i = 0; i < (to - from) * group; i++) r->most[i] = UNSEEN, r->sum[i] = 0;
@@ -199,7 +217,7 @@ INLINE void attend_stretch(int format, const attention *job, const sb_span *span
                 }
                 slots mine = {own, own + (int64_t)KEYS * dim * bytes, (int64_t)dim * bytes};
                 for (int i = 0; i < group; i++) r->seen[(row - from) * group + i] = seen;
-                attend_block(format, dim, &mine, seen, (row - from) * group, group, r);
+                attend_block(step->format, dim, &mine, seen, (row - from) * group, group, r);
                 continue;
             }
             if (end < at) break;
@@ -207,7 +225,7 @@ INLINE void attend_stretch(int format, const attention *job, const sb_span *span
             first = row;
         }
         int count = probes || last - at >= KEYS ? KEYS : last - at + 1;
-        if (first < to) attend_block(format, dim, &s, count, (first - from) * group, (to - first) * group, r);
+        if (first < to) attend_block(step->format, dim, &s, count, (first - from) * group, (to - first) * group, r);
     }
 }
 
@@ -224,12 +242,11 @@ static void attend_part(void *of, int piece) {
                (size_t)group * dim * bytes);
     int stretches = stretches_of(step, span), start = p->stretch < 0 ? 0 : p->stretch,
         stop = p->stretch < 0 ? stretches : start + 1;
-    float most[SB_CHUNK], sum[SB_CHUNK];
+    float most[QUERIES], sum[QUERIES];
     for (int i = 0; i < (p->to - p->from) * group; i++) most[i] = UNSEEN, sum[i] = 0;
     for (int n = start; n < stop; n++) {
         if (n * STRETCH > position(step, span, p->to - 1)) break;
-        if (step->format == SB_BFLOAT16) attend_stretch(SB_BFLOAT16, job, span, p->head, p->from, p->to, n, &r);
-        else attend_stretch(SB_FLOAT32, job, span, p->head, p->from, p->to, n, &r);
+        attend_stretch(job, span, p->head, p->from, p->to, n, &r);
         for (int i = 0; i < (p->to - p->from) * group; i++) {
             int row = span->first + p->from + i / group, head = p->head * group + i % group;
             if (p->stretch < 0) {
@@ -246,7 +263,7 @@ static void attend_part(void *of, int piece) {
     for (int i = 0; p->stretch < 0 && i < (p->to - p->from) * group; i++) {
         float *y = job->y +
                    ((int64_t)(span->first + p->from + i / group) * step->heads + p->head * group + i % group) * dim;
-        for (int d = 0; d < dim; d++) y[d] /= sum[i];
+        divide_by(y, sum[i], dim);
     }
 }
 
@@ -264,7 +281,7 @@ static void combine_row(void *of, int piece) { /* of a span of few: what its hea
             const float *found = job->found + job->at[row] + ((int64_t)head * stretches + n) * (dim + 2);
             merge(&most, &sum, y, found[0], found[1], found + 2, dim);
         }
-        for (int d = 0; d < dim; d++) y[d] /= sum;
+        divide_by(y, sum, dim);
     }
 }
 

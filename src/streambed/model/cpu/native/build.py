@@ -26,8 +26,8 @@ from streambed.model.cpu.native.library import Library
 SOURCES = ("pool.c", "product.c", "attention.c", "layer.c")
 FLAGS = (
     *("-std=gnu11", "-O3", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden", "-fno-strict-aliasing", "-Wno-psabi"),
-    # Of -ffast-math all but what forbids infinities: sums may be taken in any order, or none would be vectorised.
-    *("-fno-math-errno", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros", "-freciprocal-math"),
+    # Nothing of -ffast-math that lets sums be taken in another order: a row is to have the same bits wherever it is computed.
+    *("-fno-math-errno", "-fno-trapping-math"),
 )
 NATIVE = ("-march=native",)
 _V4 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}

@@ -52,13 +52,18 @@ static room divide(const sb_step *step) {
 
 int64_t sb_scratch_bytes(const sb_step *step) { return divide(step).bytes; }
 
+ONCE void norm_row(const float *x, const float *weight, float *y, int size, float eps) {
+    vf squares = {};
+    int whole = size / LANES * LANES;
+    for (int i = 0; i < whole; i += LANES) squares += load(x + i) * load(x + i);
+    float sum = total(squares);
+    for (int i = whole; i < size; i++) sum += x[i] * x[i];
+    float scale = 1.0f / sqrtf(sum / size + eps);
+    for (int i = 0; i < size; i++) y[i] = x[i] * scale * weight[i];
+}
+
 void sb_rms_norm(const float *x, const float *weight, float *y, int rows, int size, float eps) {
-    for (int r = 0; r < rows; r++, x += size, y += size) {
-        float squares = 0;
-        for (int i = 0; i < size; i++) squares += x[i] * x[i];
-        float scale = 1.0f / sqrtf(squares / size + eps);
-        for (int i = 0; i < size; i++) y[i] = x[i] * scale * weight[i];
-    }
+    for (int r = 0; r < rows; r++, x += size, y += size) norm_row(x, weight, y, size, eps);
 }
 
 static void by_rows(sb_pool *pool, sb_work work, layer_job *job) {

@@ -5,7 +5,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-enum { MOST_THREADS = 256, SPINS = 4000, STACK = 4 << 20 /* attention keeps half a megabyte there */ };
+enum { MOST_THREADS = 256, SPINS = 4000, STACK = 4 << 20 /* attention keeps a megabyte and more there */ };
 #define NO_PIECE UINT32_MAX
 
 struct sb_pool {

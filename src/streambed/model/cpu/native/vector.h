@@ -8,6 +8,8 @@
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
+/* Compiled once: copies of it in several places could fuse other products with other sums, and bits would differ. */
+#define ONCE static __attribute__((noinline))
 
 /* Numbers of 32 bits that a register holds, and how many sums and weights of a product fit in all registers. */
 #if defined(__AVX512F__)
