@@ -42,8 +42,8 @@ class StepBudget:
         return self._fixed or self.rows * PATIENCE
 
     def pausing_rows(self, pauses: int) -> int:
-        """Rows of a step that pauses so often, so that what overtakes it waits for PAUSE_SECONDS at most."""
-        return self._fixed or int(self._rows * min(PATIENCE, max(1.0, PAUSE_SECONDS * (pauses + 1) / STEP_SECONDS)))
+        """Rows of a step that pauses so often: as many as what overtakes it can wait for, which is PAUSE_SECONDS."""
+        return self._fixed or int(self._rows * max(1.0, PAUSE_SECONDS * (pauses + 1) / STEP_SECONDS))
 
     def measure(self, device: Device, window: int) -> None:
         """Finds it by steps of texts as long as the window, or as the step; warms the device up on the way."""
