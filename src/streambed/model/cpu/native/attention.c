@@ -78,6 +78,15 @@ static slots slots_from(const attention *job, const sb_span *span, int head, int
     return (slots){job->k + at, job->v + at, size};
 }
 
+/* Has slots [from, to) brought near while others are worked on. */
+static void fetch(const slots *s, int from, int to, int bytes) {
+    for (int j = from; j < to; j++)
+        for (int b = 0; b < bytes; b += 64) {
+            __builtin_prefetch(s->keys + j * s->bytes + b, 0, 2);
+            __builtin_prefetch(s->values + j * s->bytes + b, 0, 2);
+        }
+}
+
 /* Up to SB_WIDTH keys as a block whose outputs are keys: [groups][SB_WIDTH], in groups of four bytes. */
 static void pack_keys(const slots *s, int count, int groups, uint32_t *block) {
     int whole = 0;
@@ -204,6 +213,7 @@ static void attend_stretch(const attention *job, const sb_span *span, int head, 
     memset(r->y, 0, sizeof(float) * (to - from) * group * dim);
     for (int at = stretch * STRETCH; at < (stretch + 1) * STRETCH && at <= last; at += KEYS) {
         slots s = slots_from(job, span, head, at);
+        fetch(&s, KEYS, last - at + 1 < 2 * KEYS ? last - at + 1 : 2 * KEYS, dim * bytes);
         int first = to; /* of the rows that see something of what they share */
         for (int row = to - 1; row >= from; row--) {
             int end = position(step, span, row), seen = end - at < KEYS ? end - at + 1 : KEYS;
