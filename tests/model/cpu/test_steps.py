@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import random
 from pathlib import Path
 from typing import NamedTuple
@@ -186,12 +187,12 @@ def test_a_row_has_the_same_bits_in_every_step(
 
 
 def test_what_is_no_number_stays_none(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A damaged key is not rounded to a number; who asks for the vector is told."""
-    for numbers in NUMBERS.values():
+    """A damaged key or value is not rounded to a number; who asks for the vector is told."""
+    for numbers, kind in itertools.product(NUMBERS.values(), (0, 1)):
         network = networks(_folder(tmp_path_factory), 1, numbers)[1]
         config = network.config
         memory = torch.zeros((config.num_layers, 2, config.num_kv_heads, 70, config.head_dim), dtype=numbers.dtype)
-        memory[0, 1, :, 3] = torch.nan
+        memory[0, kind, :, 3] = torch.nan
         found = NativeSteps(open_library(), network, 1).forward(Rows([1], [64], [Span(0, 1, 64, memory)], [0]))
         assert not np.isfinite(found).any()
 

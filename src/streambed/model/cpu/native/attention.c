@@ -149,7 +149,7 @@ INLINE void weigh(int format, room *r, int padded, int i, int n) {
     float highest = largest(top);
     for (int j = 0; j < padded; j += LANES) {
         vf x = load(r->scores[j / SB_WIDTH] + i * SB_WIDTH + j % SB_WIDTH);
-        vf weight = pick(x > 0.5f * UNSEEN, exponential(x - highest), (vf){});
+        vf weight = pick(x <= 0.5f * UNSEEN, (vf){}, exponential(x - highest)); /* what is no number stays none */
         found += weight;
         if (format == SB_FLOAT32) store((float *)weights + j, weight);
         else store_bf16((uint16_t *)weights + j, weight);
@@ -301,8 +301,8 @@ void sb_attend(sb_pool *pool, const sb_step *step, int layer, const char *q, con
     divide(step, memory, &job);
     int parts = 0, rows = 0, some = rows_of_part(step);
     int64_t at = 0;
-    for (int s = 0; s < step->spans;
-         s++) { /* many rows first, and of those the ones that see most: what comes last is short */
+    /* Many rows first, and of those the ones that see most: what comes last is short. */
+    for (int s = 0; s < step->spans; s++) {
         const sb_span *span = &step->span[s];
         if (is_few(step, span)) continue;
         for (int from = (span->rows - 1) / some * some; from >= 0; from -= some)
