@@ -59,7 +59,7 @@ class Settings:
         "auto", "Kernels on a CPU: native ones, built at the first start, or torch alone."
     )
     quantize: Literal["none", "int8"] = _setting(
-        "none", "int8 multiplies matrices as integers: on a CPU half the memory and more speed, for a little precision."
+        "none", "int8: matrices as integers; on a CPU half the memory and more speed, a little less exact."
     )
     threads: int | None = _setting(None, "CPU threads to compute with; by default one for each usable core.")
     kv_memory: int | None = _setting(

@@ -31,7 +31,7 @@ def complete(line: str) -> set[str]:
 
 
 def test_commands_flags_and_values() -> None:
-    assert complete("streambed ") == {"serve", "embed", "stream", "reduce", "doctor"}
+    assert complete("streambed ") == {"serve", "embed", "stream", "reduce", "doctor", "bench"}
     assert complete("streambed se") == {"serve"}
     assert complete("streambed reduce ") == {"fit", "eval"}
     flags = {f"--{name.replace('_', '-')}" for name in MODEL}

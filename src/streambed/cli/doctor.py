@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @model_options
-@setting_option("kv_memory", "Model and compute")
+@setting_option("kv_memory", "What is examined")
 @option(
     "--texts",
     type=click.Path(exists=True, dir_okay=False),
     help="Texts, one on each line, by which --quantize int8 is compared with full precision; by default some of our own.",
-    group="Model and compute",
+    group="What is examined",
 )
 @option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.", group="Output")
 @option("--write-canonical", is_flag=True, hidden=True, help="Write canonical.json beside the weights.")
