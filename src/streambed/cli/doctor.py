@@ -43,8 +43,8 @@ def doctor(context: click.Context, /, texts: str | None, as_json: bool, write_ca
     streambed doctor --quantize int8 --texts texts.txt
 
     It loads the model and checks that streamed, edited and batched texts get the same vectors; with --quantize int8 it also
-    says what that costs. The exit code is 1 if any
-    line says FAIL. Brackets show the default of a flag and its environment variable.
+    says what that costs. The exit code is 1 if any line says FAIL. Brackets show the default of a flag and its environment
+    variable.
     """
     report = Printer(as_json)
     try:

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from streambed.doctor.canonical import LEAST_COSINE
 from streambed.doctor.report import Answer, Finding
 from streambed.doctor.texts import cosine
 from streambed.engine.engine import Engine
 from streambed.vectors.recall import kept, neighbours, similarity
 from streambed.vectors.reducers import Vectors
 
-LEAST_COSINE = 0.98
-"""Below that something is wrong, and not only rounded."""
 _NEAREST = (1, 10)
 
 
@@ -29,7 +28,7 @@ def compare(vectors: Vectors, full: Engine, texts: Sequence[str], kept_matrices:
     likeness = f"worst cosine {worst:.5f}, median {np.median(cosines):.5f}, of {len(texts):,} texts"
     rows: list[tuple[str, Answer]] = [
         ("full matrices", ("ok", f"{kept_matrices} that integers would distort stay {full.info.dtype}")),
-        ("likeness", ("ok" if worst >= LEAST_COSINE else "warn", likeness)),
+        ("likeness", ("ok" if worst >= LEAST_COSINE["int8"] else "warn", likeness)),
     ]
     if len(texts) > _NEAREST[-1] + 1:
         cosine_of = similarity("cosine")

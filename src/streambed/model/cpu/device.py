@@ -75,9 +75,8 @@ class CPU(Stock):
         digest = super().load(checkpoint, end_id)
         if self._library is not None:
             self._steps = NativeSteps(self._library, self.network, self.threads)
-            self.choice.single_rows = (
-                sys.maxsize
-            )  # what is left to PyTorch is little, and its idle threads would go on spinning
+            # What is left to PyTorch is little, and its idle threads would go on spinning.
+            self.choice.single_rows = sys.maxsize
         elif self._config.num_weights < SMALL_NETWORK:
             self._time(1)
             self.choice.measure(self._time)
