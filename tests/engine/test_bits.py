@@ -41,6 +41,11 @@ def test_streamed_edited_evicted_batched_and_cached(open_engine: Callable[..., E
         assert np.array_equal(cached, alone)
         engine.evict()
         assert np.array_equal(engine.embed([*beside, text])[-1], alone)
+        under = "the same words before each of them"
+        together = engine.embed([*beside, text, text], instruction=under)  # they compute the beginning once
+        engine.evict()
+        assert np.array_equal(together[-1], engine.embed(text, instruction=under)[0])
+        assert np.array_equal(together[-1], together[-2])
         place = min(place, len(text))
         (_, prefix), *_ = engine.prefix_embeddings(text + beside[0], offsets=[place])
         engine.evict()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytest
@@ -18,13 +19,15 @@ from streambed.engine.step_budget import StepBudget
 from streambed.errors import DeadlineExceeded, Internal, NotFound
 from streambed.model.checkpoint import Qwen3Config
 from streambed.model.cpu.device import CPU
+from streambed.model.device import KV
 
 CONFIG = Qwen3Config(100, 8, 8, 1, 1, 1, 16, 40_000, 1e-6, 1e6, False)
 SLOT = 2 * 16 * 4
 
 
 class Simulation:
-    """A scheduler whose steps take no time; vectors are (task's first id, probe's place)."""
+    """A scheduler whose steps take no time; vectors are (task's first id, probe's place). What its steps write to memory is
+    kept, and whatever they read must be the text's own."""
 
     def __init__(
         self, max_rows: int = 100, slots: int = 100_000, context_cost: float = 0.0, patient_rows: int | None = None
@@ -39,6 +42,7 @@ class Simulation:
             assert budget.patient_rows == patient_rows
         self.scheduler = Scheduler(self.kv, self.prefixes, budget, lambda context: 1.0 + context * context_cost)
         self.now = 0.0
+        self.contents: WeakKeyDictionary[KV, list[int]] = WeakKeyDictionary()
 
     def submit(self, length: int, lane: Lane = Lane.QUERY, first: int = 0, **more: object) -> Task:
         ids = [first, *range(1, length)][:length]
@@ -51,12 +55,31 @@ class Simulation:
     def step(self, pauses: int = 0, between: Callable[[], object] = lambda: None) -> Step:
         """pauses: so often bulk can be overtaken, where `between` is called."""
         step = self.scheduler.schedule(self.now, pauses=pauses)
+        self.write(step)
         for _ in range(pauses if step.is_bulk else 0):
             between()
-            self.finish(self.scheduler.overtake(self.now))
+            overtaking = self.scheduler.overtake(self.now)
+            self.write(overtaking)
+            self.finish(overtaking)
         return self.finish(step)
 
+    def write(self, step: Step) -> None:
+        for source, target, start, stop in step.copies:
+            self.contents.setdefault(target, [])[start:] = self.contents[source][start:stop]
+        for part in step.batch.parts:
+            if part.kv is not None:
+                self.contents.setdefault(part.kv, [])[part.start :] = [*part.ids, *[-1] * len(part.probes)]
+
+    def read(self, step: Step) -> None:
+        for task, start, stop, _, kv, base in step.runs:
+            if kv is not None:
+                assert self.contents[kv][:stop] == task.ids[:stop]
+            else:
+                assert (start > 0) == (base is not None)
+                assert base is None or self.contents[base][:start] == task.ids[:start]
+
     def finish(self, step: Step) -> Step:
+        self.read(step)
         vectors = [[run.task.ids[0] if run.task.ids else -1, probe] for run in step.runs for probe in run.probes]
         self.scheduler.finish(step, np.array(vectors, dtype=np.float32).reshape(-1, 2), self.now)
         self.scheduler.check_integrity()
@@ -205,16 +228,70 @@ def test_who_has_memory_with_nothing_in_it_takes_a_copy() -> None:
     assert one.prefixes.longest("", list(range(50)))[1] == 50, "the giver keeps its own"
 
 
-@pytest.mark.parametrize(("keep", "least"), [(True, FORK_TOKENS), (False, BATCH_FORK_TOKENS)])
-def test_short_starts_are_not_worth_a_copy(keep: bool, least: int) -> None:
+@pytest.mark.parametrize(
+    ("keep", "more", "least"), [(True, 1, FORK_TOKENS), (False, 1, FORK_TOKENS), (False, 200, BATCH_FORK_TOKENS)]
+)
+def test_short_starts_are_computed_again(keep: bool, more: int, least: int) -> None:
+    """More of what must be copied, for a text of a batch that does not fit into a step, than of what is read in place."""
     for shared in (least - 1, least):
         one = Simulation()
         one.submit(1000)
         one.drain()
-        task = Task(Sequence("", transient=True), [*range(shared), 7777], (shared + 1,), Lane.QUERY, one.now, keep=keep)
+        ids = [*range(shared), *[7777] * more]
+        task = Task(Sequence("", transient=True), ids, (len(ids),), Lane.QUERY, one.now, keep=keep)
         one.scheduler.submit([task])
         one.drain()
         assert task.future.result(0).cached_tokens == (shared if shared == least else 0)
+
+
+def request(one: Simulation, texts: list[list[int]], lane: Lane = Lane.QUERY) -> list[Task]:
+    tasks = [Task(Sequence("", transient=True), ids, (len(ids),), lane, one.now, keep=False) for ids in texts]
+    one.scheduler.submit(tasks)
+    return tasks
+
+
+def test_texts_of_a_request_that_begin_alike_compute_the_beginning_once() -> None:
+    one = Simulation(max_rows=1000)
+    one.submit(5, first=99)
+    one.drain()
+    instruction = [7] * 20
+    request(one, [[*instruction, place, 1, 2] for place in range(30)])
+    step = one.step()
+    assert step.rows == 20 + 30 * 4
+    assert not step.copies
+    assert len(one.prefixes) == 2, "one of them stays in memory"
+    again = request(one, [[*instruction, place, 3] for place in range(50, 60)])
+    step = one.step()
+    assert step.rows == 10 * 3
+    assert not step.copies
+    assert [task.future.result(0).cached_tokens for task in again] == [20] * 10
+
+
+def test_texts_that_begin_alike_in_groups_and_the_same_text_twice() -> None:
+    one = Simulation(max_rows=1000)
+    first, second = [1] * 10, [1, *[2] * 10]
+    texts = [[*first, 50], [*second, 50], [*first, 51], [*second, 51], [*first, 51, 52, 53, 54], [9, 9], [9, 9, 9]]
+    request(one, [*texts, texts[4]])
+    rows = sorted(run.stop - run.start for run in one.step().runs)
+    # The beginnings once each. What one and the same text has beyond its group's is not worth to compute that again, and
+    # two tokens in common are not, either.
+    assert rows == sorted([11, 1, 4, 4, 12, 1, 2, 3])
+
+
+def test_who_lends_is_not_evicted_nor_continued_while_the_step_runs() -> None:
+    one = Simulation(max_rows=50)
+    lender = one.submit(30)
+    one.drain()
+    (borrower,) = request(one, [[*range(30), 5]], Lane.BULK)
+
+    def disturb() -> None:
+        one.scheduler.evict(None)
+        one.submit(40, Lane.QUERY)  # would go on in the lender's memory
+
+    step = one.step(1, disturb)
+    assert [run.base for run in step.runs] == [lender.sequence.kv]
+    assert borrower.future.result(0).cached_tokens == 30
+    assert one.kv.is_idle(lender.sequence), "afterwards it is as it was"
 
 
 def test_owners_share_nothing() -> None:
@@ -492,7 +569,6 @@ def test_lanes_that_overtake_share_by_their_weights() -> None:
     typed, asked = one.submit(5_000, Lane.STREAM, first=1), one.submit(5_000, Lane.QUERY, first=2)
     step = one.scheduler.schedule(one.now, pauses=3)
     assert rows(step, typed) > rows(step, asked) > 20
-    one.finish(step)
 
 
 def test_who_came_too_late_or_left_overtakes_nothing() -> None:
@@ -545,6 +621,11 @@ def test_any_load_ends_with_one_answer_each(data: st.DataObject) -> None:
                 probes = (*probes, length)
             keep = data.draw(st.booleans()) or sequence is not None
             tasks.append(one.submit(length, lane, first, sequence=sequence, probes=probes, keep=keep))
+            if sequence is None:
+                more = data.draw(
+                    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 30), st.integers(0, 5)), max_size=8)
+                )
+                tasks.extend(request(one, [[a, *range(1, b), *[9] * c] for a, b, c in more], lane))
         elif kind == 7 and tasks:
             data.draw(st.sampled_from(tasks)).future.cancel()
         elif kind == 8:

@@ -3,7 +3,7 @@
 It counts what is written, or promised to a running task, whichever is more.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 from streambed.engine.sequence import Sequence
@@ -44,6 +44,7 @@ class KVMemory:
         self._on_evict = on_evict
         self._paid: dict[Sequence, int] = {}
         self._idle: OrderedDict[Sequence, None] = OrderedDict()
+        self._lent: Counter[Sequence] = Counter()
         self._spare: list[KV] = []
         self.used = 0
         self.evictions = 0
@@ -107,6 +108,19 @@ class KVMemory:
             self._spare.append(kv)
             self.used += charge
 
+    def lend(self, sequence: Sequence) -> None:
+        """Makes an idle sequence, or one that is lent already, busy until `take_back` was called as often."""
+        assert sequence in self._idle or sequence in self._lent
+        self._idle.pop(sequence, None)
+        self._lent[sequence] += 1
+
+    def take_back(self, sequence: Sequence) -> None:
+        """See `lend`."""
+        self._lent[sequence] -= 1
+        if not self._lent[sequence]:
+            del self._lent[sequence]
+            self._idle[sequence] = None
+
     def touch(self, sequence: Sequence) -> None:
         """Marks an idle sequence as just used."""
         if sequence in self._idle:
@@ -150,3 +164,5 @@ class KVMemory:
             assert len(sequence.ids) <= sequence.kv.written, "KV stands where something was written"
             assert paid >= self.charge(sequence.kv.written), "what is written is paid for"
         assert all(sequence in self._paid for sequence in self._idle), "who is idle has memory"
+        assert all(sequence in self._paid for sequence in self._lent), "who lends has memory"
+        assert not self._idle.keys() & self._lent.keys(), "who lends is busy"

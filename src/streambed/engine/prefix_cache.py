@@ -1,14 +1,16 @@
-"""Which cached sequence a new text starts with.
+"""Which cached sequence a new text starts with, and which texts of a request start alike.
 
 Sequences that finished stand in the order of their tokens, so the one that shares the longest prefix with a new text is
 its neighbour on the left or on the right of the place where the text would stand. No hashes, no blocks, no tree.
 """
 
 from bisect import bisect_left
+from collections.abc import Iterable
+from itertools import pairwise
 
 import numpy as np
 
-from streambed.engine.sequence import Sequence
+from streambed.engine.sequence import Sequence, Task
 from streambed.text.strings import common_prefix
 
 
@@ -62,6 +64,14 @@ class PrefixCache:
         for key, sequence in zip(self._keys, self._sequences, strict=True):
             assert key == _key(sequence.owner, sequence.ids), "a sequence stands under its own tokens"
             assert sequence.kv is not None, "only what has KV is worth finding"
+
+
+def compare(tasks: Iterable[Task]) -> None:
+    """Finds how much each task of a request has in common with another one: with a neighbour, in the order of tokens."""
+    ordered = sorted(tasks, key=lambda task: _key(task.sequence.owner, task.ids))
+    for one, other in pairwise(ordered):
+        shared = common_prefix(one.ids, other.ids)
+        one.alike, other.alike = max(one.alike, shared), shared
 
 
 def _key(owner: str, ids: list[int]) -> bytes:

@@ -7,12 +7,12 @@ Long texts go through in chunks.
 """
 
 from bisect import insort
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import numpy as np
 
 from streambed.engine.kv import MAX_PROBES, KVMemory
-from streambed.engine.prefix_cache import PrefixCache
+from streambed.engine.prefix_cache import PrefixCache, compare
 from streambed.engine.sequence import Embedding, Lane, Run, Sequence, Step, Task
 from streambed.engine.step_budget import StepBudget
 from streambed.errors import DeadlineExceeded, Internal, NotFound
@@ -29,8 +29,9 @@ EAGER_ROWS = 32
 """So many eager rows run at once. Fewer wait a moment, since an explicit probe often follows and can share their
 step."""
 FORK_TOKENS = 4
+"""Shorter beginnings are computed again."""
 BATCH_FORK_TOKENS = 64
-"""Shorter prefixes are computed again rather than copied: texts of a batch need no memory otherwise, and pack well."""
+"""As much must be in common with a text of a batch that needs memory of its own: to be copied, which is not for nothing."""
 COPY_TOKENS_PER_ROW = 32
 """Copying this many tokens of KV takes about as long as computing one row (measured on a CPU)."""
 
@@ -55,8 +56,9 @@ class Scheduler:
         self._row_cost = row_cost
         self._lanes: dict[Lane, list[Task]] = {lane: [] for lane in Lane}
 
-    def submit(self, tasks: Iterable[Task]) -> None:
-        """Queues each task after those of its sequence; it replaces an eager one that nobody waits for."""
+    def submit(self, tasks: Collection[Task]) -> None:
+        """Queues each task, of one request, after those of its sequence; it replaces an eager one that nobody waits for."""
+        compare(task for task in tasks if not task.keep)
         for task in tasks:
             self._submit(task)
 
@@ -182,20 +184,32 @@ class Scheduler:
             if task.started is None:
                 # Without memory for one, nobody behind it starts, or a long text would wait for ever behind short ones.
                 # Tasks that have started go on wherever they are in the lane: they hold the memory that it waits for.
-                blocked = blocked or not self._start(task, budget, now)
+                blocked = blocked or not self._start(step, task, budget, now)
                 if blocked:
                     continue
             cost = self._take(step, task, budget)
             budget -= cost
             step.cost += cost
 
-    def _start(self, task: Task, budget: float, now: float) -> bool:
+    def _start(self, step: Step, task: Task, budget: float, now: float) -> bool:
         """Finds what is cached of the task's text and reserves its memory."""
         sequence, kv = task.sequence, self.kv
         giver, shared = (None, 0) if sequence.ids else self._find_prefix(task)
+        leads = False
+        if not task.keep and sequence.kv is None and len(task.probes) <= 1:
+            lender, length = max((giver, shared), self._find_lender(step, task), key=lambda found: found[1])
+            # Those that begin as it does can borrow from it; but then it computes itself what is not worth a copy.
+            again = length if length < BATCH_FORK_TOKENS else 0
+            leads = task.alike - length >= max(FORK_TOKENS, again)
+            rest = (len(task.ids) - length + 1) * self._row_cost(length)
+            if lender is not None and length >= FORK_TOKENS and not leads and rest <= budget:
+                self._borrow(step, task, lender, length)
+                task.started, task.cached = now, length
+                return True
         # If its task was cancelled before its first row, it has memory with nothing written; a prefix can be copied into
         # it.
-        if giver is not None and sequence.kv is None and giver in self.prefixes and 2 * shared >= len(giver.ids):
+        adopts = giver is not None and sequence.kv is None and kv.is_idle(giver) and giver in self.prefixes
+        if giver is not None and adopts and 2 * shared >= len(giver.ids):
             self.prefixes.remove(giver)  # most of it is this text: adopt
             kv.move(giver, sequence, shared)
             sequence.source = None
@@ -206,11 +220,13 @@ class Scheduler:
             sequence.source = None
         same = common_prefix(sequence.ids, task.ids)
         cost = (len(task.ids) - same + len(task.probes)) * self._row_cost(0)
-        if task.keep or sequence.kv or sequence.source or cost > budget or len(task.probes) > 1:
+        needs = task.keep or sequence.kv or sequence.source or cost > budget or len(task.probes) > 1
+        if needs or leads:
             slots = min(len(task.ids) + min(max(len(task.probes), 1), MAX_PROBES), kv.max_slots)
-            if not kv.reserve(sequence, slots):
+            if kv.reserve(sequence, slots):
+                task.slots = slots
+            elif needs:
                 return False
-            task.slots = slots
         if sequence.evicted:
             sequence.evicted = False
             self.rebuilds += 1
@@ -226,6 +242,23 @@ class Scheduler:
             if same > shared:
                 return source, same
         return giver, shared
+
+    def _find_lender(self, step: Step, task: Task) -> tuple[Sequence | None, int]:
+        """The sequence with memory whose tokens, with those that this step brings it, begin most like the task's; and how
+        many are the same."""
+        best: tuple[Sequence | None, int] = (None, 0)
+        for run in step.runs:
+            if run.kv is not None and run.task.sequence.owner == task.sequence.owner:
+                same = min(common_prefix(run.task.ids, task.ids), run.stop)
+                best = (run.task.sequence, same) if same > best[1] else best
+        return best
+
+    def _borrow(self, step: Step, task: Task, lender: Sequence, length: int) -> None:
+        """Begins a task without memory in another sequence's."""
+        task.sequence.base, task.sequence.ids = lender.kv, task.ids[:length]
+        if lender in self.prefixes and lender not in step.lenders:
+            self.kv.lend(lender)
+            step.lenders.append(lender)
 
     def _take(self, step: Step, task: Task, budget: float) -> float:
         """Adds as much of a task as `budget` allows, at least one row. Returns the cost."""
@@ -253,13 +286,14 @@ class Scheduler:
         probes = tuple(probe for probe in task.probes[task.done :] if probe <= stop)[: min(room, MAX_PROBES)]
         if kv is not None:
             kv.grow(stop + len(probes))
-        step.runs.append(Run(task, start, stop, probes, kv))
+        step.runs.append(Run(task, start, stop, probes, kv, sequence.base))
         return spent + (stop - start) * self._row_cost((start + stop) // 2) + len(probes) * self._row_cost(stop)
 
     def finish(self, step: Step, vectors: Vectors, now: float) -> None:
         """Records what a step computed and ends the tasks that are complete. vectors: [probes of the step, hidden]."""
+        self._take_back(step)
         at = 0
-        for task, start, stop, probes, kv in step.runs:
+        for task, start, stop, probes, kv, _ in step.runs:
             task.results.extend(vectors[at : at + len(probes)])
             at += len(probes)
             task.rows += stop - start
@@ -271,12 +305,17 @@ class Scheduler:
 
     def abandon(self, step: Step, error: Internal) -> None:
         """Ends all tasks of a step that failed. Their KV may be half written, so it goes."""
+        self._take_back(step)
         running, targets = {run.task for run in step.runs}, {id(copy.target) for copy in step.copies}
         for task in [head for lane in self._lanes.values() for head in lane]:
             if task in running or id(task.sequence.kv) in targets:
                 self.kv.release(task.sequence)
                 self._remove(task)
                 task.fail(error)
+
+    def _take_back(self, step: Step) -> None:
+        for lender in step.lenders:
+            self.kv.take_back(lender)
 
     def _complete(self, task: Task, now: float) -> None:
         assert task.started is not None
@@ -315,7 +354,7 @@ class Scheduler:
         if sequence.tasks:
             self._enter(sequence.tasks[0])
         elif sequence.kv is None:
-            sequence.ids = []  # it ran without memory; nothing of it is left
+            sequence.ids, sequence.base = [], None  # it ran without memory; nothing of it is left
         elif sequence.transient and not self.prefixes.add(sequence):
             self.kv.release(sequence)
 

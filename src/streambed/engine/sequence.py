@@ -34,7 +34,8 @@ class Embedding(NamedTuple):
 class Sequence:
     """One text on the engine. Touched by the engine thread alone.
 
-    `ids` are the tokens whose KV stands in the first `len(ids)` slots; eviction empties both and nothing else.
+    `ids` are the tokens whose KV stands in the first `len(ids)` slots, of `kv` or of `base`; eviction empties `ids` and `kv`
+    and nothing else.
     """
 
     owner: str
@@ -43,6 +44,8 @@ class Sequence:
     """Whether it belongs to one request alone; when that ends, its KV may serve a later text."""
     ids: list[int] = field(default_factory=list)
     kv: KV | None = None
+    base: KV | None = None
+    """Another text's that begins like this one: it is read where it lies, while this runs without memory of its own."""
     source: "Sequence | None" = None
     """A sequence that this one began as a copy of; a hint where to find KV, never a promise."""
     tasks: "deque[Task]" = field(default_factory=deque)
@@ -77,6 +80,8 @@ class Task:
     """Whether to have KV at all where the text could run without: for this sequence's next task, or for a later text."""
     behind: int = 0
     """Ids that a task of the same sequence, submitted with this one, brings already; they are not waiting work twice."""
+    alike: int = 0
+    """How many of its first ids another task of the same request has, too: the most with any."""
     future: Future[Embedding] = field(default_factory=Future)
 
     due: float = 0.0
@@ -128,6 +133,8 @@ class Run(NamedTuple):
     probes: tuple[int, ...]
     kv: KV | None
     """Where keys and values go; None where the whole text runs at once and nobody will continue it."""
+    base: KV | None
+    """As `Part.base`."""
 
 
 @dataclass
@@ -136,6 +143,8 @@ class Step:
 
     runs: list[Run] = field(default_factory=list)
     copies: list[Copy] = field(default_factory=list)
+    lenders: list[Sequence] = field(default_factory=list)
+    """Idle sequences with which others begin that have no memory: not evicted, nor continued, before the step ends."""
     cost: float = 0.0
     """In rows without context."""
 
@@ -143,7 +152,8 @@ class Step:
     def batch(self) -> Batch:
         """What the device runs."""
         return Batch(
-            [Part(task.ids[start:stop], start, probes, kv) for task, start, stop, probes, kv in self.runs], self.copies
+            [Part(task.ids[start:stop], start, probes, kv, base) for task, start, stop, probes, kv, base in self.runs],
+            self.copies,
         )
 
     @property

@@ -38,7 +38,10 @@ class Part(NamedTuple):
     start: int
     probes: tuple[int, ...]
     kv: KV | None
-    """None if the text is never continued: it starts at 0 and has one probe at most, at its end."""
+    """None if the text is never continued: it has one probe at most, at its end."""
+    base: KV | None = None
+    """Where a text without memory starts: its first `start` tokens stand in another one's first slots, which are read where
+    they lie. That text may be one of the same batch."""
 
 
 class Copy(NamedTuple):

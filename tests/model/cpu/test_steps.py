@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,7 +82,7 @@ def networks(directory: Path, seed: int, numbers: Numbers) -> tuple[Qwen3, Qwen3
 
 
 def check(library: Library, directory: Path, seed: int, numbers: Numbers | None = None) -> None:
-    """A step of a random mix of texts: new and continued, with memory and without, long ones and probes."""
+    """A step of a random mix of texts: new and continued, with memory, without and with another's, long ones and probes."""
     dice = random.Random(seed)
     numbers = numbers or dice.choice(list(NUMBERS.values()))
     plain, packed = networks(directory, seed % 4, numbers)
@@ -99,11 +100,13 @@ def check(library: Library, directory: Path, seed: int, numbers: Numbers | None 
         if past or dice.random() < 0.5:
             shape = (config.num_layers, 2, config.num_kv_heads, past + rows + dice.randint(0, 40), config.head_dim)
             memory = torch.randn(shape, generator=generator).to(numbers.dtype)
-        spans.append(Span(len(ids), len(ids) + rows, past, memory, probes))
+        borrows = past > 0 and probes is None and dice.random() < 0.4
+        spans.append(Span(len(ids), len(ids) + rows, past, memory, probes, borrows))
         positions += probes or range(past, past + rows)
         ids += [dice.randrange(config.vocab_size) for _ in range(rows)]
         wanted += range(spans[-1].start, spans[-1].stop) if probes else [len(ids) - 1] * dice.randint(0, 1)
-    copies = [Span(s.start, s.stop, s.past, None if s.kv is None else s.kv.clone(), s.visible) for s in spans]
+    copies = [replace(span, kv=None if span.kv is None else span.kv.clone()) for span in spans]
+    before = [replace(span, kv=None if span.kv is None else span.kv.clone()) for span in spans]
 
     found = steps.forward(Rows(ids, positions, copies, wanted))
 
@@ -111,8 +114,11 @@ def check(library: Library, directory: Path, seed: int, numbers: Numbers | None 
     assert found.shape == expected.shape
     lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
     assert ((found * expected).sum(1) / lengths >= numbers.least_cosine).all()
-    for one, other in zip(copies, spans, strict=True):
-        if one.kv is not None and other.kv is not None:
+    for one, other, old in zip(copies, spans, before, strict=True):
+        if one.borrows and one.kv is not None and other.kv is not None and old.kv is not None:
+            assert torch.equal(one.kv, old.kv), "what is borrowed stays as it was"
+            assert torch.equal(other.kv, old.kv)
+        elif one.kv is not None and other.kv is not None:
             own = slice(one.past, one.past + one.stop - one.start)
             ours, theirs = one.kv[..., own, :].float(), other.kv[..., own, :].float()
             assert torch.allclose(ours, theirs, rtol=0.05, atol=numbers.tolerance)
@@ -161,6 +167,7 @@ def test_a_row_has_the_same_bits_in_every_step(
         config, steps = network.config, NativeSteps(library, network, 1 + seed % 3)
         text = [dice.randrange(config.vocab_size) for _ in range(length)]
         alone = steps.forward(Rows(text, range(length), [Span(0, length, 0, None)], range(length)))
+        base = min(dice.choice([1, 4, 20, 128, 300, 512]), length - 1)
         memory = torch.full(
             (config.num_layers, 2, config.num_kv_heads, length + 8, config.head_dim), torch.nan, dtype=network.dtype
         )
@@ -177,6 +184,15 @@ def test_a_row_has_the_same_bits_in_every_step(
             )  # fmt: skip
             assert np.array_equal(steps.forward(step), alone[at : at + rows])
             at += rows
+        # Another text that begins with this one's first tokens, and has no memory; in one step with them, too.
+        again = torch.full_like(memory, torch.nan)
+        for spans in (
+            [Span(0, length - base, base, memory, borrows=True)],
+            [Span(0, base, 0, again), Span(base, length, base, again, borrows=True)],
+        ):
+            first = spans[0].past
+            step = Rows(text[first:], range(first, length), spans, range(base - first, length - first))
+            assert np.array_equal(steps.forward(step), alone[base:])
         # Probes: the same tokens at places that have been passed, in slots behind the text.
         places = tuple(sorted(dice.randrange(length) for _ in range(dice.randint(1, 8))))
         ids = [text[place] for place in places]

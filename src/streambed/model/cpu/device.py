@@ -84,7 +84,7 @@ class CPU(Stock):
         return digest
 
     def run(self, batch: Batch, between: Callable[[], None] | None = None) -> Vectors:
-        cost = sum((len(ids) + len(probes)) * self.row_cost(start + len(ids)) for ids, start, probes, _ in batch.parts)
+        cost = sum((len(ids) + len(probes)) * self.row_cost(start + len(ids)) for ids, start, probes, *_ in batch.parts)
         with self.choice.for_rows(cost):
             return super().run(batch, between)
 

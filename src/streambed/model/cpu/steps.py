@@ -100,6 +100,7 @@ def _describe(layer: Layer) -> native.Layer:
 
 def _describe_span(span: TextSpan, described: Span, limits_at: int) -> None:
     described.first, described.rows, described.past, described.limits_at = span.start, span.rows, span.past, limits_at
+    described.borrows = span.borrows
     if span.kv is not None:
         per_layer, per_kind, per_head, per_slot, _ = span.kv.stride()
         described.keys = span.kv.data_ptr()

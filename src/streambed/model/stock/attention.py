@@ -23,17 +23,19 @@ _BLOCK_ROWS = 128
 class Span:
     """Rows `[start, stop)` of the flat batch, all of one sequence, in the order of their slots.
 
-    Slot `i` of `kv` holds row `i` of the sequence. Slots below `past` are already written; the rows of this span take
-    the slots from `past` on. `visible` is None where every row sees all slots up to its own (causal); otherwise one
-    entry per row: the row sees slots `[0, visible)` and its own.
+    Slot `i` of `kv` holds row `i` of the sequence. Slots below `past` are already written, or by another span of this batch;
+    the rows of this span take the slots from `past` on, unless they borrow what is below. `visible` is None where every row
+    sees all slots up to its own (causal); otherwise one entry per row: the row sees slots `[0, visible)` and its own.
     """
 
     start: int
     stop: int
     past: int
     kv: Tensor | None
-    """[layers, 2, kv_heads, slots, head_dim], or None for rows that nobody will continue (then past is 0)."""
+    """[layers, 2, kv_heads, slots, head_dim], or None for rows that nobody will continue and that have no past."""
     visible: tuple[int, ...] | None = None
+    borrows: bool = False
+    """Whether `kv` is another sequence's, with the same beginning: it is read, and these rows are written nowhere."""
 
     @property
     def rows(self) -> int:
@@ -77,7 +79,7 @@ def plan(
     fused: whether the fused kernels may be used. multiply: whether plain products beat them where rows are many.
     """
     least = _BLOCK_ROWS // 2 if fused else 1
-    result = Plan(multiply, [span for span in spans if span.kv is not None])
+    result = Plan(multiply, [span for span in spans if span.kv is not None and not span.borrows])
     short = [span for span in spans if not span.past and span.visible is None and span.rows <= _PACK_ROWS]
     if len(short) > 1:
         result.packed = _pack(short, device)
@@ -166,6 +168,10 @@ def _keys_values(span: Span, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, 
     if not span.past:
         return k[span.start : span.stop].transpose(0, 1), v[span.start : span.stop].transpose(0, 1)
     assert span.kv is not None, "a span with a past has memory"
+    if span.borrows:
+        own = (x[span.start : span.stop].transpose(0, 1) for x in (k, v))
+        keys, values = (torch.cat((x, y), 1) for x, y in zip(span.kv[layer, :, :, : span.past], own, strict=True))
+        return keys, values
     slots = span.past + span.rows
     return span.kv[layer, 0, :, :slots], span.kv[layer, 1, :, :slots]
 

@@ -103,21 +103,22 @@ class Stock:
         positions: list[int] = []
         wanted: list[int] = []
         spans: list[Span] = []
-        for rows, start, probes, kv in batch.parts:
+        for rows, start, probes, kv, base in batch.parts:
             first, stop = len(ids), start + len(rows)
             ids += rows
             positions += range(start, stop)
             wanted += range(len(ids), len(ids) + len(probes))
             ids += [self._end_id] * len(probes)
             positions += probes
-            memory = None if kv is None else _slab(kv).kv
+            assert kv is None or base is None, "who has memory begins there"
+            memory = next((_slab(each).kv for each in (kv, base) if each is not None), None)
             # One probe behind the last row is plain causal order. Others must not see the rows after their place: a span
             # of their own, so that the rows keep a kernel without a mask.
             apart = bool(probes) and (len(probes) > 1 or probes[0] != stop)
-            assert memory is not None or not apart, "a text without memory has one probe, at its end"
+            assert kv is not None or not apart, "a text without memory has one probe, at its end"
             end = first + len(rows) + (0 if apart else len(probes))
             if end > first:
-                spans.append(Span(first, end, start, memory))
+                spans.append(Span(first, end, start, memory, borrows=base is not None))
             if apart:
                 spans.append(Span(end, len(ids), stop, memory, probes))
         return self._forward(Rows(ids, positions, spans, wanted), between)

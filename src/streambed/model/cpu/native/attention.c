@@ -68,7 +68,7 @@ int64_t sb_attention_bytes(const sb_step *step) {
 
 static slots slots_from(const attention *job, const sb_span *span, int head, int slot) {
     int64_t bytes = sb_bytes(job->step->format), size, at;
-    if (span->keys) {
+    if (span->keys && !(span->borrows && slot >= span->past)) {
         size = span->slot_stride * bytes;
         at = (span->layer_stride * job->layer + span->head_stride * head) * bytes + slot * size;
         return (slots){(const char *)span->keys + at, (const char *)span->values + at, size};
@@ -78,9 +78,21 @@ static slots slots_from(const attention *job, const sb_span *span, int head, int
     return (slots){job->k + at, job->v + at, size};
 }
 
-/* Has slots [from, to) brought near while others are worked on. */
-static void fetch(const slots *s, int from, int to, int bytes) {
-    for (int j = from; j < to; j++)
+/* The first slots of a block in one piece, where they lie in two: `count` from `at` on, of which the last may be another.
+ */
+static slots gather(const attention *job, const sb_span *span, int head, int at, int count, int last, char *to) {
+    int64_t bytes = (int64_t)job->step->dim * sb_bytes(job->step->format);
+    for (int j = 0; j < count; j++) {
+        slots from = slots_from(job, span, head, j < count - 1 ? at + j : last);
+        memcpy(to + j * bytes, from.keys, (size_t)bytes);
+        memcpy(to + (KEYS + j) * bytes, from.values, (size_t)bytes);
+    }
+    return (slots){to, to + KEYS * bytes, bytes};
+}
+
+/* Has slots brought near while others are worked on. */
+static void fetch(const slots *s, int count, int bytes) {
+    for (int j = 0; j < count; j++)
         for (int b = 0; b < bytes; b += 64) {
             __builtin_prefetch(s->keys + j * s->bytes + b, 0, 2);
             __builtin_prefetch(s->values + j * s->bytes + b, 0, 2);
@@ -212,20 +224,17 @@ static void attend_stretch(const attention *job, const sb_span *span, int head, 
     for (int i = 0; i < (to - from) * group; i++) r->most[i] = UNSEEN, r->sum[i] = 0;
     memset(r->y, 0, sizeof(float) * (to - from) * group * dim);
     for (int at = stretch * STRETCH; at < (stretch + 1) * STRETCH && at <= last; at += KEYS) {
-        slots s = slots_from(job, span, head, at);
-        fetch(&s, KEYS, last - at + 1 < 2 * KEYS ? last - at + 1 : 2 * KEYS, dim * bytes);
+        slots s = slots_from(job, span, head, at), next = slots_from(job, span, head, at + KEYS);
+        fetch(&next, last - at - KEYS < KEYS ? last - at - KEYS + 1 : KEYS, dim * bytes);
+        if (span->borrows && at < span->past && last >= span->past && span->past < at + KEYS)
+            s = gather(job, span, head, at, last - at < KEYS ? last - at + 1 : KEYS,
+                       last - at < KEYS ? last : at + KEYS - 1, own);
         int first = to; /* of the rows that see something of what they share */
         for (int row = to - 1; row >= from; row--) {
             int end = position(step, span, row), seen = end - at < KEYS ? end - at + 1 : KEYS;
             if (probes && end - at < KEYS) {
                 if (end < at) continue;
-                for (int j = 0; j < seen; j++) {
-                    slots from_slot = j < seen - 1 ? s : slots_from(job, span, head, span->past + row);
-                    int64_t offset = j < seen - 1 ? j * s.bytes : 0;
-                    memcpy(own + (int64_t)j * dim * bytes, from_slot.keys + offset, (size_t)dim * bytes);
-                    memcpy(own + (int64_t)(KEYS + j) * dim * bytes, from_slot.values + offset, (size_t)dim * bytes);
-                }
-                slots mine = {own, own + (int64_t)KEYS * dim * bytes, (int64_t)dim * bytes};
+                slots mine = gather(job, span, head, at, seen, span->past + row, own);
                 for (int i = 0; i < group; i++) r->seen[(row - from) * group + i] = seen;
                 attend_block(step->format, dim, &mine, seen, (row - from) * group, group, r);
                 continue;

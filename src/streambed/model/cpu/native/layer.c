@@ -120,7 +120,7 @@ static void place_piece(void *of, int piece) {
                 x = turned;
             }
             convert(step->format, x, dim, to);
-            if (h >= heads && span->keys) {
+            if (h >= heads && span->keys && !span->borrows) {
                 char *memory = h < heads + kv ? span->keys : span->values;
                 int64_t slot = span->layer_stride * job->index + span->head_stride * ((h - heads) % kv) +
                                span->slot_stride * (span->past + r - span->first);

@@ -26,6 +26,7 @@ typedef struct {
 typedef struct {
     int32_t first, rows, past;
     int32_t limits_at; /* where this span's limits begin; -1 is causal order */
+    int32_t borrows;   /* whether the slots below `past` are another text's: the rows' own stay beside the rows */
     void *keys;        /* of the first layer, [kv_heads, slots, dim]; NULL: the rows see only one another */
     void *values;
     int64_t head_stride, slot_stride, layer_stride;

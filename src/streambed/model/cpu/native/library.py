@@ -29,7 +29,7 @@ class Span(ctypes.Structure):
     """`sb_span`."""
 
     _fields_ = (
-        ("first", c_int32), ("rows", c_int32), ("past", c_int32), ("limits_at", c_int32),
+        ("first", c_int32), ("rows", c_int32), ("past", c_int32), ("limits_at", c_int32), ("borrows", c_int32),
         ("keys", c_void_p), ("values", c_void_p),
         ("head_stride", c_int64), ("slot_stride", c_int64), ("layer_stride", c_int64),
     )  # fmt: skip
