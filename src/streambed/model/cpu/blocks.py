@@ -29,7 +29,9 @@ class Blocks(Linear):
         self.format = FORMATS[str(weight.dtype).removeprefix("torch.")]
         self.offsets = None
         if plain.scales is not None:
-            self.scales, self.offsets = whole(plain.scales), whole(128 * weight.sum(-1, dtype=torch.int32))
+            # All at once, it would convert a copy of the matrix.
+            sums = [weight[at : at + BLOCK].sum(-1, dtype=torch.int32) for at in range(0, self.outputs, BLOCK)]
+            self.scales, self.offsets = whole(plain.scales), whole(128 * torch.cat(sums))
         super().__init__(pack(weight), None if bias is None else whole(bias.float()))
 
     def __call__(self, x: Tensor) -> Tensor:
