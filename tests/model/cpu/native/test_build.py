@@ -92,7 +92,7 @@ def test_where_nothing_can_be_kept(cache: Path, tmp_path: Path, mode: str) -> No
     else:
         (tmp_path / "streambed").mkdir()
         (tmp_path / "streambed").chmod(0o777)
-    assert open_library().operand_bytes(0, 16, 1) == 64
+    assert open_library().operand_bytes(0, 16, 1) == 128
     assert libraries(tmp_path / "streambed") == []
 
 
@@ -117,7 +117,7 @@ def test_a_user_without_a_home(cache: Path, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
     monkeypatch.chdir(tmp_path)
-    assert open_library().operand_bytes(0, 16, 1) == 64
+    assert open_library().operand_bytes(0, 16, 1) == 128
     assert os.listdir(tmp_path) == []
 
 
@@ -126,7 +126,7 @@ def test_a_damaged_library_is_not_fatal(cache: Path) -> None:
     library = cache / libraries(cache)[0]
     library.unlink()  # and not cut short: this process has it loaded
     library.write_bytes(b"")
-    assert open_library().operand_bytes(0, 16, 1) == 64
+    assert open_library().operand_bytes(0, 16, 1) == 128
 
 
 def test_ziglang_where_the_system_has_none(no_compiler: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +168,7 @@ def test_built_beforehand(cache: Path, tmp_path: Path, monkeypatch: pytest.Monke
     assert sorted(path.name for path in (tmp_path / "libraries").iterdir()) == names
     monkeypatch.setattr(build, "PREBUILT", tmp_path / "libraries")
     monkeypatch.setattr(build, "compile_to", None)
-    assert open_library().operand_bytes(0, 16, 1) == 64
+    assert open_library().operand_bytes(0, 16, 1) == 128
 
 
 def test_libraries_of_an_older_package_or_damaged_ones(
@@ -181,7 +181,7 @@ def test_libraries_of_an_older_package_or_damaged_ones(
     assert build.find_prebuilt() is None
     for name in build.VARIANTS:
         (tmp_path / build._prebuilt_name(name)).write_bytes(b"damaged")
-    assert open_library().operand_bytes(0, 16, 1) == 64
+    assert open_library().operand_bytes(0, 16, 1) == 128
     assert len(libraries(cache)) == 1
 
 

@@ -67,8 +67,7 @@ void sb_multiply(int format, const char *x, int64_t row_bytes, int rows, const c
 void sb_product_block(const sb_matrix *m, const void *x, int rows, int block, float *y) {
     int first = block * m->block, of_group = 4 / sb_bytes(m->format);
     int64_t row_bytes = sb_row_bytes(m->format, m->inputs), size = (int64_t)m->block * (m->padded / of_group) * 4;
-    int groups = (int)(row_bytes - (m->format == SB_INT8 ? 64 : 0)) /
-                 4; /* what pads rows meets zeros, or what pads blocks does */
+    int groups = (int)(row_bytes - 64) / 4; /* what pads rows meets zeros, or what pads blocks does */
     groups = groups < m->padded / of_group ? groups : m->padded / of_group;
     sb_multiply(m->format, x, row_bytes, rows, (const char *)m->weight + block * size, m->block, groups, m->block, y);
     for (int r = 0; r < rows; r++) {
