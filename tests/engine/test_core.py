@@ -10,7 +10,7 @@ import pytest
 
 from streambed import Engine
 from streambed.engine.core import Core
-from streambed.engine.sequence import Lane
+from streambed.engine.sequence import Lane, Step
 from streambed.engine.stats import StepReport
 from tests.checkpoints import load_engine
 
@@ -25,11 +25,11 @@ def test_a_query_is_answered_before_the_step_that_it_met(tiny_engine: Engine, mo
     answered: list[np.ndarray] = []
     overtake = Core._overtake
 
-    def ask(core: Core) -> None:
+    def ask(core: Core, paused: Step) -> None:
         """On the engine's thread, where the first step of bulk pauses."""
         if not answered:
             (future,) = tiny_engine.submit_batch([tiny_engine.tokenizer.encode("a query")], lane=Lane.QUERY)
-            overtake(core)
+            overtake(core, paused)
             assert len(steps) == 1, "the query's; that of bulk has not ended"
             answered.append(future.result(0).vectors[0])
 

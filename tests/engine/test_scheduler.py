@@ -2,94 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from weakref import WeakKeyDictionary
-
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streambed.engine.kv import MAX_PROBES, KVMemory
-from streambed.engine.prefix_cache import PrefixCache
-from streambed.engine.scheduler import BATCH_FORK_TOKENS, FORK_TOKENS, Scheduler
+from streambed.engine.kv import MAX_PROBES
 from streambed.engine.sequence import Lane, Sequence, Step, Task
-from streambed.engine.step_budget import StepBudget
 from streambed.errors import DeadlineExceeded, Internal, NotFound
-from streambed.model.checkpoint import Qwen3Config
-from streambed.model.cpu.device import CPU
-from streambed.model.device import KV
-
-CONFIG = Qwen3Config(100, 8, 8, 1, 1, 1, 16, 40_000, 1e-6, 1e6, False)
-SLOT = 2 * 16 * 4
-
-
-class Simulation:
-    """A scheduler whose steps take no time; vectors are (task's first id, probe's place). What its steps write to memory is
-    kept, and whatever they read must be the text's own."""
-
-    def __init__(
-        self, max_rows: int = 100, slots: int = 100_000, context_cost: float = 0.0, patient_rows: int | None = None
-    ) -> None:
-        self.prefixes = PrefixCache()
-        device = CPU(CONFIG, torch.device("cpu"), torch.float32)
-        self.kv = KVMemory(device, 40_000, slots * SLOT, self.prefixes.remove)
-        budget = StepBudget(max_rows)
-        if patient_rows is not None:
-            budget = StepBudget()
-            budget._set(max_rows)
-            assert budget.patient_rows == patient_rows
-        self.scheduler = Scheduler(self.kv, self.prefixes, budget, lambda context: 1.0 + context * context_cost)
-        self.now = 0.0
-        self.contents: WeakKeyDictionary[KV, list[int]] = WeakKeyDictionary()
-
-    def submit(self, length: int, lane: Lane = Lane.QUERY, first: int = 0, **more: object) -> Task:
-        ids = [first, *range(1, length)][:length]
-        sequence = more.pop("sequence", None) or Sequence("", transient=True)
-        probes = more.pop("probes", (length,))
-        task = Task(sequence, ids, probes, lane, self.now, **more)  # type: ignore[arg-type]
-        self.scheduler.submit([task])
-        return task
-
-    def step(self, pauses: int = 0, between: Callable[[], object] = lambda: None) -> Step:
-        """pauses: so often bulk can be overtaken, where `between` is called."""
-        step = self.scheduler.schedule(self.now, pauses=pauses)
-        self.write(step)
-        for _ in range(pauses if step.is_bulk else 0):
-            between()
-            overtaking = self.scheduler.overtake(self.now)
-            self.write(overtaking)
-            self.finish(overtaking)
-        return self.finish(step)
-
-    def write(self, step: Step) -> None:
-        for source, target, start, stop in step.copies:
-            self.contents.setdefault(target, [])[start:] = self.contents[source][start:stop]
-        for part in step.batch.parts:
-            if part.kv is not None:
-                self.contents.setdefault(part.kv, [])[part.start :] = [*part.ids, *[-1] * len(part.probes)]
-
-    def read(self, step: Step) -> None:
-        for task, start, stop, _, kv, base in step.runs:
-            if kv is not None:
-                assert self.contents[kv][:stop] == task.ids[:stop]
-            else:
-                assert (start > 0) == (base is not None)
-                assert base is None or self.contents[base][:start] == task.ids[:start]
-
-    def finish(self, step: Step) -> Step:
-        self.read(step)
-        vectors = [[run.task.ids[0] if run.task.ids else -1, probe] for run in step.runs for probe in run.probes]
-        self.scheduler.finish(step, np.array(vectors, dtype=np.float32).reshape(-1, 2), self.now)
-        self.scheduler.check_integrity()
-        return step
-
-    def drain(self, most: int = 10_000, pauses: int = 0) -> int:
-        for count in range(most):
-            if not self.step(pauses):
-                return count
-        raise AssertionError("never done")
+from tests.engine.simulation import Simulation, request
 
 
 def rows(step: Step, task: Task) -> int:
@@ -179,119 +100,6 @@ def test_many_short_texts_share_a_step() -> None:
     step = one.step()
     assert len(step.runs) == 20
     assert [task.future.result(0).vectors[0, 0] for task in tasks] == [n + 10 for n in range(20)]
-
-
-def test_texts_nobody_will_continue_need_no_memory() -> None:
-    one = Simulation()
-    tasks = [one.submit(4, first=n + 10, keep=False) for n in range(20)]
-    step = one.step()
-    assert all(run.kv is None for run in step.runs)
-    assert all(task.future.done() for task in tasks)
-    assert one.kv.used == 0
-    long = one.submit(150, keep=False)
-    one.drain()
-    assert long.future.done()
-    assert len(one.prefixes) == 1
-
-
-def test_a_grown_text_is_adopted_and_a_shared_start_is_forked() -> None:
-    one = Simulation()
-    one.submit(200)
-    one.drain()
-    grown = one.submit(210)
-    one.drain()
-    assert (grown.future.result(0).cached_tokens, grown.future.result(0).computed_tokens) == (200, 11)
-    assert len(one.prefixes) == 1, "it moved"
-    branch = Task(Sequence("", transient=True), [*range(64), 77, 78], (66,), Lane.QUERY, one.now)
-    one.scheduler.submit([branch])
-    step = one.step()
-    assert [(copy.start, copy.stop) for copy in step.copies] == [(0, 64)]
-    assert branch.future.result(0).cached_tokens == 64
-    assert len(one.prefixes) == 2, "it was copied"
-    again = one.submit(210)
-    one.drain()
-    assert (again.future.result(0).cached_tokens, again.future.result(0).computed_tokens) == (210, 1)
-
-
-def test_who_has_memory_with_nothing_in_it_takes_a_copy() -> None:
-    """A session whose empty text was probed has a slab already, so it can adopt none."""
-    one = Simulation()
-    session = Sequence("")
-    one.submit(0, sequence=session, probes=(0,))
-    one.submit(50)
-    one.drain()
-    assert session.kv is not None
-    assert session.ids == []
-    task = one.submit(60, sequence=session)
-    one.drain()
-    assert task.future.result(0).cached_tokens == 50
-    assert one.prefixes.longest("", list(range(50)))[1] == 50, "the giver keeps its own"
-
-
-@pytest.mark.parametrize(
-    ("keep", "more", "least"), [(True, 1, FORK_TOKENS), (False, 1, FORK_TOKENS), (False, 200, BATCH_FORK_TOKENS)]
-)
-def test_short_starts_are_computed_again(keep: bool, more: int, least: int) -> None:
-    """More of what must be copied, for a text of a batch that does not fit into a step, than of what is read in place."""
-    for shared in (least - 1, least):
-        one = Simulation()
-        one.submit(1000)
-        one.drain()
-        ids = [*range(shared), *[7777] * more]
-        task = Task(Sequence("", transient=True), ids, (len(ids),), Lane.QUERY, one.now, keep=keep)
-        one.scheduler.submit([task])
-        one.drain()
-        assert task.future.result(0).cached_tokens == (shared if shared == least else 0)
-
-
-def request(one: Simulation, texts: list[list[int]], lane: Lane = Lane.QUERY) -> list[Task]:
-    tasks = [Task(Sequence("", transient=True), ids, (len(ids),), lane, one.now, keep=False) for ids in texts]
-    one.scheduler.submit(tasks)
-    return tasks
-
-
-def test_texts_of_a_request_that_begin_alike_compute_the_beginning_once() -> None:
-    one = Simulation(max_rows=1000)
-    one.submit(5, first=99)
-    one.drain()
-    instruction = [7] * 20
-    request(one, [[*instruction, place, 1, 2] for place in range(30)])
-    step = one.step()
-    assert step.rows == 20 + 30 * 4
-    assert not step.copies
-    assert len(one.prefixes) == 2, "one of them stays in memory"
-    again = request(one, [[*instruction, place, 3] for place in range(50, 60)])
-    step = one.step()
-    assert step.rows == 10 * 3
-    assert not step.copies
-    assert [task.future.result(0).cached_tokens for task in again] == [20] * 10
-
-
-def test_texts_that_begin_alike_in_groups_and_the_same_text_twice() -> None:
-    one = Simulation(max_rows=1000)
-    first, second = [1] * 10, [1, *[2] * 10]
-    texts = [[*first, 50], [*second, 50], [*first, 51], [*second, 51], [*first, 51, 52, 53, 54], [9, 9], [9, 9, 9]]
-    request(one, [*texts, texts[4]])
-    rows = sorted(run.stop - run.start for run in one.step().runs)
-    # The beginnings once each. What one and the same text has beyond its group's is not worth to compute that again, and
-    # two tokens in common are not, either.
-    assert rows == sorted([11, 1, 4, 4, 12, 1, 2, 3])
-
-
-def test_who_lends_is_not_evicted_nor_continued_while_the_step_runs() -> None:
-    one = Simulation(max_rows=50)
-    lender = one.submit(30)
-    one.drain()
-    (borrower,) = request(one, [[*range(30), 5]], Lane.BULK)
-
-    def disturb() -> None:
-        one.scheduler.evict(None)
-        one.submit(40, Lane.QUERY)  # would go on in the lender's memory
-
-    step = one.step(1, disturb)
-    assert [run.base for run in step.runs] == [lender.sequence.kv]
-    assert borrower.future.result(0).cached_tokens == 30
-    assert one.kv.is_idle(lender.sequence), "afterwards it is as it was"
 
 
 def test_owners_share_nothing() -> None:
@@ -547,43 +355,133 @@ def test_a_keystroke_overtakes_bulk_between_two_layers() -> None:
     assert step.rows >= 100, "and bulk had a whole step"
 
 
-def test_bulk_and_urgent_work_have_steps_in_turn() -> None:
-    """So neither waits for the other's rows, and bulk ends though there is always something urgent."""
+@pytest.mark.parametrize(("lane", "share"), [(Lane.STREAM, 8 / 9), (Lane.QUERY, 4 / 5)])
+@pytest.mark.parametrize("during", [False, True])
+def test_lanes_share_time_by_their_weights(lane: Lane, share: float, during: bool) -> None:
+    """So what is long ends, though there is always something urgent: between its steps, or while they pause, too."""
     one = Simulation()
-    document = one.submit(1_000, Lane.BULK)
-    lanes = []
-    for count in range(200):
-        one.submit(50, Lane.QUERY, first=count + 10)
-        step = one.step(pauses=5)
-        lanes.append({run.task.lane for run in step.runs})
+    document = one.submit(3_000, Lane.BULK)
+    seconds = dict.fromkeys(Lane, 0)
+    charge = one.scheduler.charge
+
+    def record(step: Step, spent: float) -> None:
+        charge(step, spent)
+        for each in step.costs:
+            assert len(step.costs) == 1, "each has steps of its own"
+            seconds[each] += spent
+
+    one.scheduler.charge = record  # type: ignore[method-assign]
+
+    def ask() -> None:
+        one.submit(50, lane, first=10 + sum(seconds.values()))
+
+    for _ in range(2_000):
+        ask()
+        one.step(5, ask if during else lambda: None)
         if document.future.done():
             break
     assert document.future.done()
-    assert all(len(each) == 1 for each in lanes)
-    assert lanes[:4] == [{Lane.QUERY}, {Lane.BULK}] * 2
+    assert seconds[lane] / sum(seconds.values()) == pytest.approx(share, abs=0.05)
 
 
 def test_lanes_that_overtake_share_by_their_weights() -> None:
     one = Simulation()
     one.submit(5_000, Lane.BULK)
-    typed, asked = one.submit(5_000, Lane.STREAM, first=1), one.submit(5_000, Lane.QUERY, first=2)
+    typed, asked = one.submit(5_000, Lane.STREAM, first=1), [one.submit(30, first=9 + n) for n in range(9)]
     step = one.scheduler.schedule(one.now, pauses=3)
-    assert rows(step, typed) > rows(step, asked) > 20
+    assert rows(step, typed) > sum(rows(step, each) for each in asked) > 20
+
+
+def test_a_long_query_is_overtaken_by_keys_and_by_what_is_due_before_it() -> None:
+    one = Simulation()
+    long = one.submit(3_000)
+    came: list[Task] = []
+
+    def come() -> None:
+        if not came:
+            came.append(one.submit(3, Lane.STREAM, first=7))
+            came.append(one.submit(50, first=8))
+            one.now += 3
+            came.append(one.submit(50, first=9))  # due after the long one: 3 + 50 / 1000
+            came.append(one.submit(400, Lane.BULK, first=10))
+
+    step = one.step(27, come)
+    assert [run.task for run in step.runs] == [long]
+    assert [task.future.done() for task in came] == [True, True, False, False]
+    one.drain(pauses=27)
+    assert all(task.future.done() for task in came)
+
+
+@pytest.mark.parametrize("during", [False, True])
+def test_a_long_query_ends_though_short_ones_never_stop(during: bool) -> None:
+    one = Simulation()
+    long = one.submit(3_000)
+
+    def ask() -> None:
+        one.now += 0.3
+        one.submit(99, first=round(100 * one.now))
+
+    for _ in range(100):
+        ask()
+        one.step(5, ask if during else lambda: None)
+    assert long.future.done()
+
+
+def test_a_text_that_is_posted_again_is_short_work() -> None:
+    one = Simulation()
+    one.submit(1_000)
+    one.drain()
+    again, other = one.submit(1_010), one.submit(20, first=9)
+    step = one.step(27)
+    assert {run.task for run in step.runs} == {again, other}
+    assert not step.pauses
+
+
+def test_a_query_that_is_given_up_while_it_is_paused_keeps_its_memory_until_then() -> None:
+    one = Simulation()
+    long = one.submit(3_000, deadline=5.0)
+
+    def leave() -> None:
+        long.future.cancel()
+        one.now = 9.0
+        one.submit(3, Lane.STREAM, first=7)
+        one.scheduler.evict(None)
+        assert long.sequence.kv is not None
+
+    step = one.step(1, leave)
+    assert step.pauses
+    one.drain(pauses=1)
+    assert one.scheduler.tasks() == []
+
+
+def test_a_long_query_without_memory_holds_up_those_behind_it() -> None:
+    """Or it would wait for ever behind short ones, which need less."""
+    one = Simulation(slots=320)
+    held = one.submit(250, Lane.BULK)
+    one.step(1)
+    long = one.submit(200, first=5)
+    one.now = 0.15
+    behind = one.submit(90, first=6)
+    one.step(1)
+    assert long.blocked
+    assert not behind.future.done()
+    one.drain(pauses=1)
+    assert all(task.future.done() for task in (held, long, behind))
 
 
 def test_who_came_too_late_or_left_overtakes_nothing() -> None:
     one = Simulation()
     one.submit(500, Lane.BULK)
-    left, late = one.submit(3, Lane.QUERY, first=7), one.submit(3, Lane.QUERY, first=8, deadline=1.0)
-    one.scheduler._bulk_is_due = True
+    late: list[Task] = []
 
     def leave() -> None:
+        left, task = one.submit(3, Lane.QUERY, first=7), one.submit(3, Lane.QUERY, first=8, deadline=1.0)
+        late.append(task)
         left.future.cancel()
         one.now = 2.0
 
-    step = one.step(1, leave)
-    assert step.is_bulk
-    assert isinstance(late.future.exception(0), DeadlineExceeded)
+    assert one.step(1, leave).pauses
+    assert isinstance(late[0].future.exception(0), DeadlineExceeded)
     assert one.scheduler.tasks([Lane.QUERY]) == []
 
 

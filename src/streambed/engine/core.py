@@ -1,5 +1,6 @@
 """The thread that computes: scheduler, KV and device."""
 
+import functools
 import logging
 import threading
 import time
@@ -53,7 +54,7 @@ class Core(ProcessBound):
         self._sessions = 0
         self._steps = self._rows = self._failures = 0
         self._progress = self._checked = time.monotonic()
-        self._overtaken = 0.0
+        self._overtaken = self._resumed = 0.0
         self.step_listeners: list[Callable[[StepReport], None]] = []
         loaded: Future[str] = Future()
 
@@ -245,25 +246,28 @@ class Core(ProcessBound):
         """One step: schedule -> run -> finish. On the engine's thread alone."""
         step = self._scheduler.schedule(time.monotonic(), not self._sessions, self._device.pauses)
         if step:
-            self._run(step, self._overtake if step.is_bulk else None)
+            self._run(step, functools.partial(self._overtake, step) if step.pauses else None)
         else:
             self._check_when_idle()
 
-    def _overtake(self) -> None:
-        """While a step of bulk is paused: takes in what has come, and runs what is urgent. One step at most, so that bulk
-        advances by a layer for each."""
+    def _overtake(self, paused: Step) -> None:
+        """While a step is paused: takes in what has come, and runs what may go before it. One step at most, so that the
+        paused one advances by a layer for each."""
         with self._lock:
             inbox, self._inbox = self._inbox, []
         for work in inbox:
             work()
         started = time.monotonic()
-        step = self._scheduler.overtake(started)
+        self._scheduler.charge(paused, started - self._resumed)
+        step = self._scheduler.overtake(started, paused)
         if step:
             self._run(step)
             self._overtaken += time.monotonic() - started
+        self._resumed = time.monotonic()
 
     def _run(self, step: Step, between: Callable[[], None] | None = None) -> None:
-        started, overtaken = time.monotonic(), self._overtaken
+        self._resumed = started = time.monotonic()
+        overtaken = self._overtaken
         try:
             vectors = self._device.run(step.batch, between)
         except (RuntimeError, MemoryError, OSError) as error:  # the device's: out of memory, a failed kernel
@@ -281,6 +285,7 @@ class Core(ProcessBound):
         self._rows += step.rows
         self._scheduler.finish(step, vectors, time.monotonic())
         self._progress = time.monotonic()
+        self._scheduler.charge(step, self._progress - self._resumed)
         own = self._progress - started - (self._overtaken - overtaken)
         report = StepReport(step.rows, len(vectors), own)
         self._scheduler.budget.record(step.cost, report.seconds)

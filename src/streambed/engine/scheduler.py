@@ -4,6 +4,9 @@ Work stands in lanes. A step's budget is shared among the lanes that have work b
 none holds another up for longer than a step; within a lane, tasks go in the order in which they are *due*: their arrival
 plus time in proportion to their length. Short texts pass long ones, and a long one that has waited passes them.
 Long texts go through in chunks.
+
+Where steps can pause, what is long has steps of its own, which more urgent work overtakes: bulk, and a long text of the lane
+of queries. Lanes then share time instead of rows, and within that lane the order in which tasks are due still holds.
 """
 
 from bisect import insort
@@ -11,15 +14,16 @@ from collections.abc import Callable, Collection, Iterable
 
 import numpy as np
 
+from streambed.engine.beginnings import Beginnings
 from streambed.engine.kv import MAX_PROBES, KVMemory
 from streambed.engine.prefix_cache import PrefixCache, compare
 from streambed.engine.sequence import Embedding, Lane, Run, Sequence, Step, Task
+from streambed.engine.shares import WEIGHTS, Shares
 from streambed.engine.step_budget import StepBudget
 from streambed.errors import DeadlineExceeded, Internal, NotFound
 from streambed.model.device import Copy, Vectors
 from streambed.text.strings import common_prefix
 
-WEIGHTS = {Lane.STREAM: 8, Lane.QUERY: 4, Lane.BULK: 1}
 URGENT = (Lane.STREAM, Lane.QUERY)
 URGENT_SECONDS = 1.0
 """Seconds after a query during which another one is expected."""
@@ -28,10 +32,6 @@ ROWS_PER_SECOND = 1000.0
 EAGER_ROWS = 32
 """So many eager rows run at once. Fewer wait a moment, since an explicit probe often follows and can share their
 step."""
-FORK_TOKENS = 4
-"""Shorter beginnings are computed again."""
-BATCH_FORK_TOKENS = 64
-"""As much must be in common with a text of a batch that needs memory of its own: to be copied, which is not for nothing."""
 COPY_TOKENS_PER_ROW = 32
 """Copying this many tokens of KV takes about as long as computing one row (measured on a CPU)."""
 
@@ -50,11 +50,16 @@ class Scheduler:
         self.kv, self.prefixes = kv, prefixes
         self.budget = budget
         self.cached_tokens = 0
-        self.rebuilds = 0
         self._urgent = float("-inf")
-        self._bulk_is_due = False
+        self._shares = Shares()
         self._row_cost = row_cost
+        self._beginnings = Beginnings(kv, prefixes, row_cost)
         self._lanes: dict[Lane, list[Task]] = {lane: [] for lane in Lane}
+
+    @property
+    def rebuilds(self) -> int:
+        """As `Beginnings.rebuilds`."""
+        return self._beginnings.rebuilds
 
     def submit(self, tasks: Collection[Task]) -> None:
         """Queues each task, of one request, after those of its sequence; it replaces an eager one that nobody waits for."""
@@ -104,8 +109,8 @@ class Scheduler:
         """Picks the next step; empty where nothing is ready. Tasks that came too late or whose waiter left end here.
 
         patient: nobody types, so the step may be larger; that computes faster in the end. Bulk is patient only where
-        no query came lately, since the next one would have to wait for its step. pauses: how often a step of bulk can be
-        overtaken; then bulk has steps of its own, in turn with those of urgent work, and nothing waits for their end.
+        no query came lately, since the next one would have to wait for its step. pauses: how often a step can be overtaken;
+        then what is long has steps of its own, and nothing waits for their end.
         """
         step = Step()
         self._drop_late(Lane, now)
@@ -114,47 +119,82 @@ class Scheduler:
             return step
         if self._lanes[Lane.STREAM] or self._lanes[Lane.QUERY]:
             self._urgent = now
-        if pauses and self._lanes[Lane.BULK]:
-            if not self._bulk_is_due and self._fill_urgent(step, now):
-                self._bulk_is_due = True
+        if pauses and (long := self._long_lane()) is not None:
+            self._shares.wait([lane for lane in Lane if self._lanes[lane]])
+            lanes = [lane for lane in URGENT if self._shares.may_pass(lane, long)]
+            wanted = self._is_long if long is Lane.QUERY else _any
+            due = min(task.due for task in self._lanes[long] if wanted(task))
+            if self._fill_ready(step, lanes, now, lambda task: self._precedes(task, long, due)):
                 return step
-            self._bulk_is_due = False
-            self._fill(step, Lane.BULK, self.budget.pausing_rows(pauses), now)
+            self._fill(step, long, self.budget.pausing_rows(pauses), now, wanted)
             if step:
+                step.pauses = bool(step.runs) and all(run.task.sequence.transient for run in step.runs)
                 return step
         large = patient and not (self._lanes[Lane.BULK] and now < self._urgent + URGENT_SECONDS)
-        for lane, budget in self._budgets(self.budget.patient_rows if large else self.budget.rows).items():
-            self._fill(step, lane, budget, now)
+        self._fill_lanes(step, Lane, self.budget.patient_rows if large else self.budget.rows, now, _any)
         return step
 
-    def overtake(self, now: float) -> Step:
-        """A step of urgent work that is ready, to be run while one of bulk is paused; empty where there is none. The paused
-        one's sequences are all bulk's, and busy, so the two have none in common."""
+    def overtake(self, now: float, paused: Step) -> Step:
+        """A step of what is ready and may go before one that is paused, to be run meanwhile; empty where there is none. The
+        paused one's sequences belong to no session and are busy, so the two have none in common."""
         step = Step()
-        self._drop_late(URGENT, now)
-        self._fill_urgent(step, now)
+        self._drop_late(URGENT, now, {run.task for run in paused.runs})
+        lanes = [lane for lane in URGENT if self._shares.may_pass(lane, paused.lane)]
+        self._fill_ready(step, lanes, now, lambda task: self._precedes(task, paused.lane, paused.due))
         return step
 
-    def _drop_late(self, lanes: Iterable[Lane], now: float) -> None:
+    def charge(self, step: Step, seconds: float) -> None:
+        """Says that so many seconds went to a step."""
+        self._shares.charge(step.costs, seconds)
+
+    def _drop_late(self, lanes: Iterable[Lane], now: float, running: Collection[Task] = ()) -> None:
         for task in self.tasks(lanes):
+            if task in running:
+                continue
             if task.future.cancelled():
                 self._remove(task)
             elif task.deadline is not None and now >= task.deadline:
                 self._remove(task)
                 task.fail(DeadlineExceeded("the deadline passed before the text could be computed"))
 
-    def _fill_urgent(self, step: Step, now: float) -> bool:
-        """Takes what is ready of all lanes but bulk. Whether there was anything."""
-        if all(head.ready > now for lane in URGENT for head in self._lanes[lane]):
+    def _long_lane(self) -> Lane | None:
+        """The lane whose long work goes next; None where there is none."""
+        query = any(map(self._is_long, self._lanes[Lane.QUERY]))
+        if query and (not self._lanes[Lane.BULK] or self._shares.may_pass(Lane.QUERY, Lane.BULK)):
+            return Lane.QUERY
+        return Lane.BULK if self._lanes[Lane.BULK] else None
+
+    def _is_long(self, task: Task) -> bool:
+        """Whether it is a query, of no session, that takes more than a step."""
+        rows = task.size if task.started is None else len(task.ids) - len(task.sequence.ids)
+        return (
+            task.lane is Lane.QUERY
+            and task.sequence.transient
+            and rows * self._row_cost(len(task.ids)) > self.budget.rows
+        )
+
+    def _precedes(self, task: Task, lane: Lane, due: float) -> bool:
+        """Whether it may go before long work of a lane, the first of which is due then."""
+        return not self._is_long(task) and (task.lane < lane or (task.lane is lane and task.due < due))
+
+    def _fill_ready(self, step: Step, lanes: list[Lane], now: float, wanted: Callable[[Task], bool]) -> bool:
+        """Takes what is wanted of these urgent lanes, if any of it is ready. Whether it took something."""
+        if all(head.ready > now for lane in lanes for head in self._lanes[lane] if wanted(head)):
             return False
         self._urgent = now
-        for lane, budget in self._budgets(self.budget.rows, URGENT).items():
-            self._fill(step, lane, budget, now)
+        self._fill_lanes(step, lanes, self.budget.rows, now, wanted)
         return bool(step)
 
-    def _budgets(self, total: int, lanes: Iterable[Lane] = Lane) -> dict[Lane, float]:
+    def _fill_lanes(
+        self, step: Step, lanes: Iterable[Lane], total: int, now: float, wanted: Callable[[Task], bool]
+    ) -> None:
+        for lane, budget in self._budgets(total, lanes, wanted).items():
+            self._fill(step, lane, budget, now, wanted)
+
+    def _budgets(self, total: int, lanes: Iterable[Lane], wanted: Callable[[Task], bool]) -> dict[Lane, float]:
         """What each lane that has work may spend of `total`: its weighted share, then what the others leave over."""
-        demand = {lane: self._demand(self._lanes[lane], total) for lane in lanes if self._lanes[lane]}
+        heads = {lane: [task for task in self._lanes[lane] if wanted(task)] for lane in lanes}
+        demand = {lane: self._demand(tasks, total) for lane, tasks in heads.items() if tasks}
         weight = sum(WEIGHTS[lane] for lane in demand)
         budgets = {lane: min(demand[lane], total * WEIGHTS[lane] / weight) for lane in demand}
         for lane in demand:
@@ -175,90 +215,24 @@ class Scheduler:
                 return float(most)
         return demand
 
-    def _fill(self, step: Step, lane: Lane, budget: float, now: float) -> None:
-        """Adds rows of a lane's tasks that cost up to `budget`, at least one row."""
+    def _fill(self, step: Step, lane: Lane, budget: float, now: float, wanted: Callable[[Task], bool]) -> None:
+        """Adds rows of a lane's tasks that are wanted and cost up to `budget`, at least one row."""
         blocked = False
         for task in list(self._lanes[lane]):
             if budget <= 0.0:
                 break
+            if not wanted(task):
+                blocked = blocked or (task.started is None and task.blocked)
+                continue
             if task.started is None:
                 # Without memory for one, nobody behind it starts, or a long text would wait for ever behind short ones.
                 # Tasks that have started go on wherever they are in the lane: they hold the memory that it waits for.
-                blocked = blocked or not self._start(step, task, budget, now)
+                task.blocked = blocked = blocked or not self._beginnings.begin(step, task, budget, now)
                 if blocked:
                     continue
             cost = self._take(step, task, budget)
             budget -= cost
-            step.cost += cost
-
-    def _start(self, step: Step, task: Task, budget: float, now: float) -> bool:
-        """Finds what is cached of the task's text and reserves its memory."""
-        sequence, kv = task.sequence, self.kv
-        giver, shared = (None, 0) if sequence.ids else self._find_prefix(task)
-        leads = False
-        if not task.keep and sequence.kv is None and len(task.probes) <= 1:
-            lender, length = max((giver, shared), self._find_lender(step, task), key=lambda found: found[1])
-            # Those that begin as it does can borrow from it; but then it computes itself what is not worth a copy.
-            again = length if length < BATCH_FORK_TOKENS else 0
-            leads = task.alike - length >= max(FORK_TOKENS, again)
-            rest = (len(task.ids) - length + 1) * self._row_cost(length)
-            if lender is not None and length >= FORK_TOKENS and not leads and rest <= budget:
-                self._borrow(step, task, lender, length)
-                task.started, task.cached = now, length
-                return True
-        # If its task was cancelled before its first row, it has memory with nothing written; a prefix can be copied into
-        # it.
-        adopts = giver is not None and sequence.kv is None and kv.is_idle(giver) and giver in self.prefixes
-        if giver is not None and adopts and 2 * shared >= len(giver.ids):
-            self.prefixes.remove(giver)  # most of it is this text: adopt
-            kv.move(giver, sequence, shared)
-            sequence.source = None
-        elif giver is not None and shared >= (FORK_TOKENS if task.keep else BATCH_FORK_TOKENS):
-            sequence.source = giver  # a useful start: copy
-            kv.touch(giver)
-        else:
-            sequence.source = None
-        same = common_prefix(sequence.ids, task.ids)
-        cost = (len(task.ids) - same + len(task.probes)) * self._row_cost(0)
-        needs = task.keep or sequence.kv or sequence.source or cost > budget or len(task.probes) > 1
-        if needs or leads:
-            slots = min(len(task.ids) + min(max(len(task.probes), 1), MAX_PROBES), kv.max_slots)
-            if kv.reserve(sequence, slots):
-                task.slots = slots
-            elif needs:
-                return False
-        if sequence.evicted:
-            sequence.evicted = False
-            self.rebuilds += 1
-        sequence.cut(same)
-        task.started, task.cached = now, same
-        return True
-
-    def _find_prefix(self, task: Task) -> tuple[Sequence | None, int]:
-        giver, shared = self.prefixes.longest(task.sequence.owner, task.ids)
-        source = task.sequence.source
-        if source is not None:
-            same = common_prefix(source.ids, task.ids)
-            if same > shared:
-                return source, same
-        return giver, shared
-
-    def _find_lender(self, step: Step, task: Task) -> tuple[Sequence | None, int]:
-        """The sequence with memory whose tokens, with those that this step brings it, begin most like the task's; and how
-        many are the same."""
-        best: tuple[Sequence | None, int] = (None, 0)
-        for run in step.runs:
-            if run.kv is not None and run.task.sequence.owner == task.sequence.owner:
-                same = min(common_prefix(run.task.ids, task.ids), run.stop)
-                best = (run.task.sequence, same) if same > best[1] else best
-        return best
-
-    def _borrow(self, step: Step, task: Task, lender: Sequence, length: int) -> None:
-        """Begins a task without memory in another sequence's."""
-        task.sequence.base, task.sequence.ids = lender.kv, task.ids[:length]
-        if lender in self.prefixes and lender not in step.lenders:
-            self.kv.lend(lender)
-            step.lenders.append(lender)
+            step.costs[lane] = step.costs.get(lane, 0.0) + cost
 
     def _take(self, step: Step, task: Task, budget: float) -> float:
         """Adds as much of a task as `budget` allows, at least one row. Returns the cost."""
@@ -291,7 +265,7 @@ class Scheduler:
 
     def finish(self, step: Step, vectors: Vectors, now: float) -> None:
         """Records what a step computed and ends the tasks that are complete. vectors: [probes of the step, hidden]."""
-        self._take_back(step)
+        self._beginnings.end(step)
         at = 0
         for task, start, stop, probes, kv, _ in step.runs:
             task.results.extend(vectors[at : at + len(probes)])
@@ -305,17 +279,13 @@ class Scheduler:
 
     def abandon(self, step: Step, error: Internal) -> None:
         """Ends all tasks of a step that failed. Their KV may be half written, so it goes."""
-        self._take_back(step)
+        self._beginnings.end(step)
         running, targets = {run.task for run in step.runs}, {id(copy.target) for copy in step.copies}
         for task in [head for lane in self._lanes.values() for head in lane]:
             if task in running or id(task.sequence.kv) in targets:
                 self.kv.release(task.sequence)
                 self._remove(task)
                 task.fail(error)
-
-    def _take_back(self, step: Step) -> None:
-        for lender in step.lenders:
-            self.kv.take_back(lender)
 
     def _complete(self, task: Task, now: float) -> None:
         assert task.started is not None
@@ -336,6 +306,9 @@ class Scheduler:
     def _enter(self, task: Task) -> None:
         """Puts the first task of a sequence into its lane, now that its cached prefix is known."""
         task.size = len(task.ids) - common_prefix(task.sequence.ids, task.ids)
+        if task.keep and task.sequence.transient:  # a text that is posted again, longer, is short work
+            cached = self.prefixes.longest(task.sequence.owner, task.ids)[1]
+            task.size -= cached - -(-cached // COPY_TOKENS_PER_ROW)
         task.due = task.arrived + task.size / ROWS_PER_SECOND
         if not task.probes and task.size >= EAGER_ROWS:
             task.ready = 0.0
@@ -369,3 +342,7 @@ class Scheduler:
                 assert head.sequence.tasks[0] is head, "only the first task of a sequence stands in a lane"
                 assert head.started is not None or not head.results, "what has results was started"
                 assert head.started is None or not head.slots or not self.kv.is_idle(head.sequence), "running is busy"
+
+
+def _any(task: Task) -> bool:
+    return True

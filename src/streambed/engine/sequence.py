@@ -87,6 +87,8 @@ class Task:
     due: float = 0.0
     size: int = 0
     """Rows to compute, as far as was known when it entered its lane."""
+    blocked: bool = False
+    """Whether it could not start: there was no memory for it, or for one before it."""
     started: float | None = None
     slots: int = 0
     """Slots that were reserved at the start; 0 while the task runs without memory."""
@@ -145,8 +147,10 @@ class Step:
     copies: list[Copy] = field(default_factory=list)
     lenders: list[Sequence] = field(default_factory=list)
     """Idle sequences with which others begin that have no memory: not evicted, nor continued, before the step ends."""
-    cost: float = 0.0
-    """In rows without context."""
+    costs: dict[Lane, float] = field(default_factory=dict)
+    """Of each lane's rows, in rows without context."""
+    pauses: bool = False
+    """Whether others may overtake it between two layers. It is of one lane then, and its texts belong to no session."""
 
     @property
     def batch(self) -> Batch:
@@ -157,9 +161,18 @@ class Step:
         )
 
     @property
-    def is_bulk(self) -> bool:
-        """Whether it holds nothing but bulk, of texts that belong to no session: only then may others overtake it."""
-        return bool(self.runs) and all(task.lane is Lane.BULK and task.sequence.transient for task, *_ in self.runs)
+    def cost(self) -> float:
+        return sum(self.costs.values())
+
+    @property
+    def lane(self) -> Lane:
+        """The least urgent of its lanes."""
+        return max(task.lane for task, *_ in self.runs)
+
+    @property
+    def due(self) -> float:
+        """Of the first of its tasks."""
+        return min(task.due for task, *_ in self.runs)
 
     @property
     def rows(self) -> int:
