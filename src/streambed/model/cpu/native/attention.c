@@ -2,10 +2,9 @@
  * at a time, so that products do the work; what blocks find is added up as in FlashAttention (arXiv 2205.14135), within
  * stretches of 512 keys, which are then added up in their order. A row's sums depend on nothing but its position and what
  * it sees: how rows are divided among steps, pieces and threads changes no bit. */
-#include "parts.h"
+#include "slots.h"
 
 enum {
-    KEYS = 128,    /* of a block */
     STRETCH = 512, /* keys */
     QUERIES = 256, /* of a head that share blocks: putting keys and values in them is a tenth of the work then */
     FEW = 32,      /* queries of a head up to which stretches are pieces of their own */
@@ -25,11 +24,6 @@ typedef struct {
     int64_t *at;  /* where in `found` each of them begins */
     float *found; /* of each [heads, stretches, dim + 2]: maximum, sum, weighted values */
 } attention;
-
-typedef struct { /* keys and values of one head, slot after slot */
-    const char *keys, *values;
-    int64_t bytes; /* from slot to slot */
-} slots;
 
 static int group_of(const sb_step *step) { return step->heads / step->kv_heads; }
 static int is_few(const sb_step *step, const sb_span *span) { return span->rows * group_of(step) <= FEW; }
@@ -90,62 +84,62 @@ static slots gather(const attention *job, const sb_span *span, int head, int at,
     return (slots){to, to + KEYS * bytes, bytes};
 }
 
-/* Has slots brought near while others are worked on. */
-static void fetch(const slots *s, int count, int bytes) {
-    for (int j = 0; j < count; j++)
-        for (int b = 0; b < bytes; b += 64) {
-            __builtin_prefetch(s->keys + j * s->bytes + b, 0, 2);
-            __builtin_prefetch(s->values + j * s->bytes + b, 0, 2);
-        }
-}
-
-/* Up to SB_WIDTH keys as a block whose outputs are keys: [groups][SB_WIDTH], in groups of four bytes. */
-static void pack_keys(const slots *s, int count, int groups, uint32_t *block) {
-    int whole = 0;
-#if defined(__AVX512F__)
-    for (; whole + 16 <= count; whole += 16)
-        for (int g = 0; g + 16 <= groups; g += 16) {
-            vu keys[16];
-            for (int j = 0; j < 16; j++)
-                keys[j] = *(const vu_any *)(const void *)(s->keys + (whole + j) * s->bytes + 4 * g);
-            transpose(keys);
-            for (int j = 0; j < 16; j++) *(vu_any *)(block + (g + j) * SB_WIDTH + whole) = keys[j];
-        }
-    for (int j = 0; j < whole; j++)
-        for (int g = groups / 16 * 16; g < groups; g++)
-            block[g * SB_WIDTH + j] = ((const uint32_t *)(s->keys + j * s->bytes))[g];
-#endif
-    for (int j = whole; j < count; j++)
-        for (int g = 0; g < groups; g++) block[g * SB_WIDTH + j] = ((const uint32_t *)(s->keys + j * s->bytes))[g];
-    for (int g = 0; g < groups && count < SB_WIDTH; g++)
-        memset(block + g * SB_WIDTH + count, 0, 4 * (size_t)(SB_WIDTH - count));
-}
-
-/* Values as a block whose inputs are keys: [padded][dim], in groups of four bytes. */
-INLINE void pack_values(int format, const slots *s, int count, int padded, int dim, uint32_t *block) {
-    if (format == SB_FLOAT32) {
-        for (int j = 0; j < count; j++) memcpy(block + j * dim, s->values + j * s->bytes, 4 * (size_t)dim);
-        memset(block + count * dim, 0, 4 * (size_t)(padded - count) * dim);
-        return;
-    }
-    for (int j = 0; j < padded; j += 2, block += dim) {
-        const uint16_t *one = (const uint16_t *)(s->values + j * s->bytes);
-        const uint16_t *two = (const uint16_t *)(s->values + (j + 1) * s->bytes);
-        if (j + 1 < count)
-            for (int d = 0; d < dim; d++) block[d] = one[d] | (uint32_t)two[d] << 16;
-        else if (j < count)
-            for (int d = 0; d < dim; d++) block[d] = one[d];
-        else memset(block, 0, 4 * (size_t)dim);
-    }
-}
-
 typedef struct {
     char q[QUERIES * SB_MOST_DIM * 4], weights[QUERIES * KEYS * 4];
     uint32_t block[KEYS * SB_MOST_DIM];
     float scores[KEYS / SB_WIDTH][QUERIES * SB_WIDTH], y[QUERIES * SB_MOST_DIM];
     float most[QUERIES], sum[QUERIES], fall[QUERIES];
     int seen[QUERIES];
+    ahead next;
 } __attribute__((aligned(64))) room;
+
+/* The products of up to sixteen queries with keys as they lie, which become rows of tiles: nothing is put in blocks. Sums
+ * have the order and the bits of `sb_multiply`'s, whose factors merely change places. */
+#if SB_MATRIX_UNITS
+static void score_few(const slots *s, int count, int padded, int dim, const char *q, int queries, room *r) {
+    uint32_t block[SB_MOST_DIM / 2 * 16] __attribute__((aligned(64)));
+    char rest[16 * SB_MOST_DIM * 2];
+    float found[4][16 * 16] __attribute__((aligned(64)));
+    static const char none[SB_MOST_DIM * 2];
+    int groups = dim / 2;
+    memset(block, 0, sizeof(uint32_t) * 16 * groups);
+    for (int i = 0; i < queries; i++)
+        for (int g = 0; g < groups; g++) block[g * 16 + i] = ((const uint32_t *)(q + (int64_t)i * dim * 2))[g];
+    for (int at = 0; at < padded; at += SB_WIDTH) {
+        const char *keys[4];
+        int64_t bytes[4];
+        for (int n = 0; n < 4; n++) {
+            int from = at + 16 * n, some = count - from;
+            keys[n] = some > 0 ? s->keys + from * s->bytes : none, bytes[n] = some > 0 ? s->bytes : 0;
+            if (some <= 0 || some >= 16) continue;
+            memset(rest, 0, sizeof rest);
+            for (int j = 0; j < some; j++) memcpy(rest + j * dim * 2, keys[n] + j * bytes[n], (size_t)dim * 2);
+            keys[n] = rest, bytes[n] = dim * 2;
+        }
+        multiply_keys(keys, bytes, block, groups, found);
+        for (int n = 0; n < 4; n++) {
+            vu rows[16];
+            fetch(&r->next, 16);
+            for (int j = 0; j < 16; j++) rows[j] = (vu)load(found[n] + 16 * j);
+            transpose(rows);
+            for (int i = 0; i < queries; i++) store(r->scores[at / SB_WIDTH] + i * SB_WIDTH + 16 * n, (vf)rows[i]);
+        }
+    }
+}
+
+/* Their weights times values, SB_WIDTH dimensions from the first-th on: pairs of keys are put together just before tiles
+ * of them are multiplied. */
+static void sum_few(const slots *s, int count, int padded, int first, int queries, room *r, float *y) {
+    uint32_t pairs[16 * SB_WIDTH] __attribute__((aligned(64)));
+    start_sums(queries);
+    for (int at = 0; at < padded; at += 32) {
+        slots some = {s->keys, s->values + at * s->bytes, s->bytes};
+        pack_values(SB_BFLOAT16, &some, count - at, 32, first, SB_WIDTH, &r->next, pairs);
+        add_products(r->weights + 2 * at, 2 * KEYS, pairs);
+    }
+    store_sums(y);
+}
+#endif
 
 /* A query's products with the first `seen` of `padded` keys become weights, as the row of an operand; i: the query in the
  * block, n: in the room. What it had found before is to be multiplied with `fall`. */
@@ -189,18 +183,27 @@ ONCE void merge(float *most, float *sum, float *y, float their_most, float their
 INLINE void attend_block_as(int format, int dim, const slots *s, int count, int first, int queries, room *r) {
     int bytes = sb_bytes(format), groups = dim * bytes / 4, padded = (count + SB_WIDTH - 1) / SB_WIDTH * SB_WIDTH;
     int64_t query_bytes = (int64_t)dim * bytes;
-    for (int at = 0; at < count; at += SB_WIDTH) {
+#if SB_MATRIX_UNITS
+    int few = format == SB_BFLOAT16 && queries <= 16 && dim % SB_WIDTH == 0 && has_matrix_units();
+    if (few) score_few(s, count, padded, dim, r->q + first * query_bytes, queries, r);
+#else
+    enum { few = 0 };
+#endif
+    for (int at = 0; at < count && !few; at += SB_WIDTH) {
         slots some = {s->keys + at * s->bytes, s->values + at * s->bytes, s->bytes};
         pack_keys(&some, count - at < SB_WIDTH ? count - at : SB_WIDTH, groups, r->block);
         sb_multiply(format, r->q + first * query_bytes, query_bytes, queries, (char *)r->block, SB_WIDTH, groups,
                     SB_WIDTH, r->scores[at / SB_WIDTH]);
     }
     for (int i = 0; i < queries; i++) weigh(format, r, padded, i, first + i);
-    pack_values(format, s, count, padded, dim, r->block);
     for (int d = 0; d < dim; d += SB_WIDTH) {
         int width = dim - d < SB_WIDTH ? dim - d : SB_WIDTH;
-        sb_multiply(format, r->weights, KEYS * bytes, queries, (char *)(r->block + d), dim, padded * bytes / 4, width,
-                    r->scores[0]);
+        if (few) sum_few(s, count, padded, d, queries, r, r->scores[0]);
+        else {
+            pack_values(format, s, count, padded, d, width, &r->next, r->block);
+            sb_multiply(format, r->weights, KEYS * bytes, queries, (char *)r->block, width, padded * bytes / 4, width,
+                        r->scores[0]);
+        }
         for (int i = 0; i < queries; i++) {
             float *y = r->y + (first + i) * dim + d, *found = r->scores[0] + i * SB_WIDTH;
             for (int n = 0; n < width; n += LANES) store(y + n, load(y + n) * r->fall[i] + load(found + n));
@@ -225,7 +228,9 @@ static void attend_stretch(const attention *job, const sb_span *span, int head, 
     memset(r->y, 0, sizeof(float) * (to - from) * group * dim);
     for (int at = stretch * STRETCH; at < (stretch + 1) * STRETCH && at <= last; at += KEYS) {
         slots s = slots_from(job, span, head, at), next = slots_from(job, span, head, at + KEYS);
-        fetch(&next, last - at - KEYS < KEYS ? last - at - KEYS + 1 : KEYS, dim * bytes);
+        int more = last - at - KEYS < KEYS ? last - at - KEYS + 1
+                                           : KEYS; /* of the next block, which lie close together */
+        r->next = (ahead){next.keys, next.values, next.bytes == dim * bytes ? more * dim * bytes / 64 : 0};
         if (span->borrows && at < span->past && last >= span->past && span->past < at + KEYS)
             s = gather(job, span, head, at, last - at < KEYS ? last - at + 1 : KEYS,
                        last - at < KEYS ? last : at + KEYS - 1, own);

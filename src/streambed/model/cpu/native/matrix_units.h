@@ -3,6 +3,7 @@
 #include "parts.h"
 
 #if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AMX_INT8__) && defined(__linux__)
+#define SB_MATRIX_UNITS 1
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -116,6 +117,59 @@ INLINE void multiply_in_tiles(int format, const char *x, int64_t row_bytes, int 
             multiply_few(format, x + full * row_bytes, row_bytes, block + 64 * v, width, groups, vectors - v,
                          y + full * SB_WIDTH + 16 * v);
     }
+    _tile_release();
+}
+/* Sums of up to sixteen rows and 64 outputs, 32 values of bfloat16 at a time: a row's values [rows], and a block
+ * [16][64]. */
+static inline void start_sums(int rows) {
+    configure(rows, rows);
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+}
+static inline void add_products(const char *x, int64_t row_bytes, const uint32_t *block) {
+    _tile_loadd(4, x, row_bytes);
+    _tile_loadd(6, block, 256);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, block + 16, 256);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(6, block + 32, 256);
+    _tile_dpbf16ps(2, 4, 6);
+    _tile_loadd(7, block + 48, 256);
+    _tile_dpbf16ps(3, 4, 7);
+}
+static inline void store_sums(float *y) {
+    _tile_stored(0, y, SB_WIDTH * 4);
+    _tile_stored(1, y + 16, SB_WIDTH * 4);
+    _tile_stored(2, y + 32, SB_WIDTH * 4);
+    _tile_stored(3, y + 48, SB_WIDTH * 4);
+    _tile_release();
+}
+
+/* Four times sixteen rows, each of its own place and stride, times sixteen outputs: y [4][16 rows][16]. bfloat16. */
+static void multiply_keys(const char *const x[4], const int64_t row_bytes[4], const uint32_t *block, int groups,
+                          float y[4][16 * 16]) {
+    configure(16, 16);
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int g = 0; g < groups; g += 16) {
+        _tile_loadd(6, block + g * 16, 64);
+        _tile_loadd(4, x[0] + 4 * g, row_bytes[0]);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(5, x[1] + 4 * g, row_bytes[1]);
+        _tile_dpbf16ps(1, 5, 6);
+        _tile_loadd(4, x[2] + 4 * g, row_bytes[2]);
+        _tile_dpbf16ps(2, 4, 6);
+        _tile_loadd(5, x[3] + 4 * g, row_bytes[3]);
+        _tile_dpbf16ps(3, 5, 6);
+    }
+    _tile_stored(0, y[0], 64);
+    _tile_stored(1, y[1], 64);
+    _tile_stored(2, y[2], 64);
+    _tile_stored(3, y[3], 64);
     _tile_release();
 }
 #else

@@ -128,6 +128,21 @@ static inline void store_bf16(uint16_t *p, vf x) {
 #endif
 }
 
+/* Values of one and of two in turn, two of bfloat16 in four bytes. */
+static inline void interleave(const uint16_t *one, const uint16_t *two, int count, uint32_t *y) {
+    int i = 0;
+#if defined(__AVX512BW__)
+    const __m512i low = _mm512_set_epi64(11, 10, 3, 2, 9, 8, 1, 0), high = _mm512_set_epi64(15, 14, 7, 6, 13, 12, 5, 4);
+    for (; i + 32 <= count; i += 32) {
+        __m512i a = _mm512_loadu_si512(one + i), b = _mm512_loadu_si512(two + i);
+        __m512i first = _mm512_unpacklo_epi16(a, b), second = _mm512_unpackhi_epi16(a, b);
+        _mm512_storeu_si512(y + i, _mm512_permutex2var_epi64(first, low, second));
+        _mm512_storeu_si512(y + i + 16, _mm512_permutex2var_epi64(first, high, second));
+    }
+#endif
+    for (; i < count; i++) y[i] = one[i] | (uint32_t)two[i] << 16;
+}
+
 static inline void sb_to_bf16(const float *x, int count, uint16_t *y) {
     int i = 0;
     for (; i + LANES <= count; i += LANES) store_bf16(y + i, load(x + i));
