@@ -36,12 +36,16 @@ def test_a_row_in_a_batch_is_the_row_alone(seed: int, bias: bool) -> None:
 
 def test_a_matrix_that_would_suffer_stays_as_it_is() -> None:
     """One value that is far from the others sets the scale of its output, and leaves those few steps."""
-    weight = torch.randn(32, 256)
-    assert isinstance(quantized(weight), QuantizedLinear)
+    weight = torch.randn(600, 256)
+    matrix = quantized(weight)
+    assert isinstance(matrix, QuantizedLinear)
+    assert all(map(torch.equal, (matrix.weight, matrix.scales), quantize(weight)))
     weight[:, 7] *= 30
+    before = weight.clone()
     kept = quantized(weight)
     assert type(kept) is Linear
     assert kept.weight is weight
+    assert torch.equal(weight, before)
 
 
 def test_a_matrix_of_zeros() -> None:

@@ -43,7 +43,7 @@ def quantized(weight: Tensor, bias: Tensor | None = None) -> Linear:
         values = weight[part].float()
         integers[part], scales[part] = quantize(values)
         whole += float(torch.linalg.vector_norm(values)) ** 2
-        lost += float(torch.linalg.vector_norm(values.addcmul_(integers[part], scales[part, None], value=-1))) ** 2
+        lost += float(torch.linalg.vector_norm(values.addcmul(integers[part], scales[part, None], value=-1))) ** 2
     if lost > MOST_ERROR**2 * whole:
         return Linear(weight, bias)
     return QuantizedLinear(integers, scales, bias)
