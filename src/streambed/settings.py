@@ -61,6 +61,7 @@ class Settings:
     quantize: Literal["none", "int8"] = _setting(
         "none", "int8: matrices as integers; on a CPU half the memory and more speed, a little less exact."
     )
+    kv_dtype: Literal["auto", "int8"] = _setting("auto", "Number format of KV: the model's own, or int8.")
     threads: int | None = _setting(None, "CPU threads to compute with; by default one for each usable core.")
     kv_memory: int | None = _setting(
         None, "Memory for KV, such as 512MiB or 4GiB; by default a quarter of the machine's memory.", size=True

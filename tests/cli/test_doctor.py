@@ -258,7 +258,7 @@ def test_texts_to_compare_that_make_no_sense(doctor: Doctor, tmp_path: Path) -> 
     empty = tmp_path / "empty.txt"
     empty.write_text("\n")
     assert "there is no text in it" in doctor("--quantize", "int8", "--texts", empty).output
-    assert "--quantize int8 is compared by" in doctor("--texts", empty).output
+    assert "--kv-dtype int8 is compared by" in doctor("--texts", empty).output
 
 
 # What is broken

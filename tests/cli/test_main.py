@@ -166,6 +166,7 @@ VALUES: dict[str, tuple[list[str], Any]] = {
     "device": (["cuda:1"], "cuda:1"),
     "kernels": (["torch"], "torch"),
     "quantize": (["int8"], "int8"),
+    "kv_dtype": (["int8"], "int8"),
     "threads": (["3"], 3),
     "kv_memory": (["1.5GiB"], 3 << 29),
     "max_batch_tokens": (["64"], 64),

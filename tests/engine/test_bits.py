@@ -13,7 +13,8 @@ from streambed import Engine
 
 NUMBERS = {
     "float32": {}, "bfloat16": {"dtype": "bfloat16"}, "int8": {"quantize": "int8"},
-    "bfloat16 and int8": {"dtype": "bfloat16", "quantize": "int8"},
+    "bfloat16 and int8": {"dtype": "bfloat16", "quantize": "int8"}, "KV in int8": {"kv_dtype": "int8"},
+    "bfloat16 and int8, KV in int8": {"dtype": "bfloat16", "quantize": "int8", "kv_dtype": "int8"},
 }  # fmt: skip
 PIECES = st.lists(st.text("ab é\n🌊.", min_size=1, max_size=40), min_size=1, max_size=6)
 

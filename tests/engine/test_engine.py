@@ -250,7 +250,7 @@ def test_settings_are_refused_before_loading(tiny_checkpoint: Path) -> None:
         {"dtype": "float16"}, {"dtype": None}, {"dtype": 16}, {"device": "tpu"}, {"device": 0}, {"device": None},
         {"max_batch_tokens": 0}, {"max_batch_tokens": 1.5}, {"kv_memory": 1}, {"kv_memory": "4GB"}, {"kv_memory": True},
         {"special_tokens": "keep"}, {"special_tokens": None}, {"model": None}, {"model": 3}, {"kernels": "fast"},
-        {"kernels": None}, {"quantize": "int4"}, {"quantize": None},
+        {"kernels": None}, {"quantize": "int4"}, {"quantize": None}, {"kv_dtype": "int4"}, {"kv_dtype": "float32"},
     ):  # fmt: skip
         (name,) = bad
         with pytest.raises(SettingsError, match=f"^{name} is ") as caught:
@@ -278,8 +278,34 @@ def test_fingerprints(tmp_path: Path, tiny_checkpoint: Path, open_engine: Callab
         open_engine(tiny_checkpoint, dtype="bfloat16"),
         open_engine(tiny_checkpoint, special_tokens="parse"),
         open_engine(tiny_checkpoint, quantize="int8"),
+        open_engine(tiny_checkpoint, kv_dtype="int8"),
     ]
-    assert len({one.info.fingerprint for one in [engine, *others]}) == 6
+    assert len({one.info.fingerprint for one in [engine, *others]}) == 7
+
+
+@pytest.mark.parametrize("kernels", ["auto", "torch"])
+def test_kv_in_int8(open_engine: Callable[..., Engine], kernels: str) -> None:
+    full, engine = (
+        open_engine("builtin", kernels=kernels, max_batch_tokens=32, kv_dtype=kv) for kv in ("auto", "int8")
+    )
+    assert (full.info.kv_dtype, engine.info.kv_dtype) == ("float32", "int8")
+    dim = engine.checkpoint.config.head_dim
+    assert engine.info.kv_bytes_per_token * 4 * dim == full.info.kv_bytes_per_token * (dim + 4)
+    texts = ["a word", "Water runs down the hill to the old mill, and on to the sea. " * 5, "中文文本嵌入"]
+    alone = np.concatenate([engine.embed(text) for text in texts])
+    assert ((alone * full.embed(texts)).sum(1) > 0.995).all()
+    engine.evict()
+    assert ((engine.embed(texts) * alone).sum(1) > 0.99999).all()
+    for text, vector in zip(texts, alone, strict=True):
+        with engine.open_session() as session:
+            for at in range(0, len(text), 7):
+                session.append(text[at : at + 7])
+                session.embedding()
+            session.evict()
+            session.append("!")
+            session.replace(len(text), len(text) + 1, "")
+            assert session.embedding() @ vector > 0.99999
+    engine.check_integrity()
 
 
 def test_special_tokens_in_text(open_engine: Callable[..., Engine]) -> None:

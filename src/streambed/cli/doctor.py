@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @option(
     "--texts",
     type=click.Path(exists=True, dir_okay=False),
-    help="Texts, one on each line, by which --quantize int8 is compared with full precision; by default some of our own.",
+    help="Texts, one on each line, by which int8 is compared with full precision; by default some of our own.",
     group="What is examined",
 )
 @option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.", group="Output")
@@ -42,9 +42,9 @@ def doctor(context: click.Context, /, texts: str | None, as_json: bool, write_ca
     streambed doctor --model Qwen/Qwen3-Embedding-0.6B --json
     streambed doctor --quantize int8 --texts texts.txt
 
-    It loads the model and checks that streamed, edited and batched texts get the same vectors; with --quantize int8 it also
-    says what that costs. The exit code is 1 if any line says FAIL. Brackets show the default of a flag and its environment
-    variable.
+    It loads the model and checks that streamed, edited and batched texts get the same vectors; with --quantize int8 or
+    --kv-dtype int8 it also says what that costs. The exit code is 1 if any line says FAIL. Brackets show the default of
+    a flag and its environment variable.
     """
     report = Printer(as_json)
     try:
@@ -57,8 +57,8 @@ def doctor(context: click.Context, /, texts: str | None, as_json: bool, write_ca
         settings, problem = _settings(given)
         known = _known_variables(context)
         compared = SENTENCES if texts is None else [line for _, line in read_lines(texts)]
-        if settings.quantize == "none" and texts is not None:
-            raise click.UsageError("--texts are for what --quantize int8 is compared by")
+        if settings.quantize == "none" and settings.kv_dtype == "auto" and texts is not None:
+            raise click.UsageError("--texts are for what --quantize int8 or --kv-dtype int8 is compared by")
         if not compared:
             raise click.UsageError(f"{texts}: there is no text in it")
         load = partial(_load, checkpoint)

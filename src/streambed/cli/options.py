@@ -152,7 +152,17 @@ def vector_options(command: Callback) -> Callback:
     return command
 
 
-MODEL = ("model", "revision", "allow_unknown_config", "instruction_template", "dtype", "device", "quantize", "threads")
+MODEL = (
+    "model",
+    "revision",
+    "allow_unknown_config",
+    "instruction_template",
+    "dtype",
+    "device",
+    "quantize",
+    "kv_dtype",
+    "threads",
+)
 """The settings of every command that loads a model."""
 
 

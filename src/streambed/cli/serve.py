@@ -98,6 +98,8 @@ def run(settings: Settings) -> None:
     logger.info("Kernels: %s", info.kernels)
     if info.quantize != "none":
         logger.info("Matrices: %s, but for %d that it would distort", info.quantize, info.full_matrices)
+    if info.kv_dtype != info.dtype:
+        logger.info("KV: %s", info.kv_dtype)
     if info.single_thread_rows:
         logger.info(
             "Steps of up to %d rows run on one thread, which was measured to be as fast", info.single_thread_rows

@@ -43,10 +43,10 @@ def examine(
         yield attempt("speed", "short query", partial(speed.time_query, engine))
         yield attempt("speed", "full step", partial(speed.time_step, engine))
         info, vectors = engine.info, None
-        if info.quantize != "none":
+        if info.quantize != "none" or info.kv_dtype != info.dtype:
             vectors = quantization.embed(engine, texts)
     if vectors is not None:  # one after the other: memory need not hold both
-        with load(replace(settings, quantize="none")) as full:
+        with load(replace(settings, quantize="none", kv_dtype="auto")) as full:
             yield from quantization.compare(vectors, full, texts, info.full_matrices)
 
 

@@ -1,4 +1,4 @@
-"""What integers cost in meaning: vectors of quantised matrices beside those of the checkpoint's own numbers."""
+"""What integers cost in meaning: vectors of quantised matrices, or KV, beside those of the checkpoint's own numbers."""
 
 from collections.abc import Sequence
 
@@ -26,10 +26,10 @@ def compare(vectors: Vectors, full: Engine, texts: Sequence[str], kept_matrices:
     cosines = [cosine(one, other) for one, other in zip(vectors, expected, strict=True)]
     worst = float(np.min(cosines))
     likeness = f"worst cosine {worst:.5f}, median {np.median(cosines):.5f}, of {len(texts):,} texts"
-    rows: list[tuple[str, Answer]] = [
-        ("full matrices", ("ok", f"{kept_matrices} that integers would distort stay {full.info.dtype}")),
-        ("likeness", ("ok" if worst >= LEAST_COSINE["int8"] else "warn", likeness)),
-    ]
+    rows: list[tuple[str, Answer]] = [("likeness", ("ok" if worst >= LEAST_COSINE["int8"] else "warn", likeness))]
+    if kept_matrices:
+        said = f"{kept_matrices} that integers would distort stay {full.info.dtype}"
+        rows.insert(0, ("full matrices", ("ok", said)))
     if len(texts) > _NEAREST[-1] + 1:
         cosine_of = similarity("cosine")
         nearest, found = (neighbours(each, _NEAREST[-1], cosine_of) for each in (expected, vectors))

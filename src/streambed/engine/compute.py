@@ -31,6 +31,8 @@ class ComputeInfo:
     kernels: str
     """What steps run on: `native`, or `torch` and why."""
     quantize: Quantize
+    kv_dtype: str
+    """What keys and values are kept in."""
     full_matrices: int
     """Matrices that quantisation would distort, and which are as the checkpoint has them."""
 

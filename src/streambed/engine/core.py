@@ -38,7 +38,7 @@ class Core(ProcessBound):
     def __init__(self, checkpoint: Checkpoint, options: EngineOptions, end_id: int) -> None:
         """Loads the weights and starts the thread. Raises CheckpointError, SettingsError."""
         assert checkpoint.pipeline.causal, "the KV of a text serves every longer one"
-        self._device = open_device(checkpoint, options.device, options.dtype, options.kernels, options.quantize)
+        self._device = open_device(checkpoint, options.device, options.dtype, options.choices)
         kv_memory = options.kv_memory or choose_memory(self._device.memory())
         self._prefixes = PrefixCache()
         self._kv = KVMemory(self._device, checkpoint.window, kv_memory, self._prefixes.remove)
@@ -80,6 +80,7 @@ class Core(ProcessBound):
             single_thread_rows=self._device.single_thread_rows,
             kernels=self._device.kernels,
             quantize=options.quantize,
+            kv_dtype=self._device.kv_dtype,
             full_matrices=self._device.full_matrices,
         )
 

@@ -22,7 +22,7 @@ from streambed.engine.session import OVERFLOW, Overflow, Session
 from streambed.engine.stats import EngineStats
 from streambed.errors import InvalidRequest, SettingsError
 from streambed.model.checkpoint import BUILTIN, Checkpoint, find_checkpoint
-from streambed.model.device import Kernels, Quantize, Vectors
+from streambed.model.device import Kernels, KVDtype, Quantize, Vectors
 from streambed.process import Closeable
 from streambed.text.segments import Document, LongInput
 from streambed.text.strings import Empty, check_text, find_texts, list_texts
@@ -60,6 +60,7 @@ class Engine(Closeable):
         device: str = "auto",
         kernels: Kernels = "auto",
         quantize: Quantize = "none",
+        kv_dtype: KVDtype = "auto",
         kv_memory: int | None = None,
         max_batch_tokens: int | None = None,
         special_tokens: SpecialTokens = "text",
@@ -77,7 +78,15 @@ class Engine(Closeable):
         if not isinstance(model, str | os.PathLike):
             raise SettingsError(f"is {describe(model)}; 'builtin', a directory or a hub id is expected", "model")
         options = EngineOptions(
-            dtype, device, kernels, quantize, kv_memory, max_batch_tokens, special_tokens, instruction_template
+            dtype,
+            device,
+            kernels,
+            quantize,
+            kv_dtype,
+            kv_memory,
+            max_batch_tokens,
+            special_tokens,
+            instruction_template,
         )
         return cls(find_checkpoint(os.fspath(model), revision, allow_unknown_config=allow_unknown_config), options)
 

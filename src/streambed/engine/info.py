@@ -56,4 +56,6 @@ def _fingerprint(pooling: str, documents: Documents, compute: Compute) -> str:
         parts.append(["template", prompts.template])
     if compute.info.quantize != "none":
         parts.append(["quantize", compute.info.quantize])
+    if compute.info.kv_dtype != compute.info.dtype:
+        parts.append(["kv", compute.info.kv_dtype])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Self, get_args
 
 from streambed.errors import SettingsError
-from streambed.model.device import Kernels, Quantize
+from streambed.model.device import Choices, Kernels, KVDtype, Quantize
 from streambed.text.tokenizer import SpecialTokens
 
 
@@ -22,6 +22,8 @@ class EngineOptions:
     quantize: Quantize = "none"
     """`int8`: matrices are multiplied as integers, on CPUs. Half the memory and more speed, for vectors a little off those
     of full precision; `streambed doctor --quantize int8` says by how much."""
+    kv_dtype: KVDtype = "auto"
+    """`int8`: keys and values in half the memory of bfloat16; `auto`: in the model's own numbers."""
     kv_memory: int | None = None
     """Bytes for KV; a quarter of the memory by default."""
     max_batch_tokens: int | None = None
@@ -37,11 +39,21 @@ class EngineOptions:
         """Those of an object with attributes of the same names, such as `Settings`."""
         return cls(**{each.name: getattr(settings, each.name) for each in fields(cls)})
 
+    @property
+    def choices(self) -> Choices:
+        """Those of the device."""
+        return Choices(self.kernels, self.quantize, self.kv_dtype)
+
     def __post_init__(self) -> None:
         for name in ("max_batch_tokens", "kv_memory"):
             number: Any = getattr(self, name)
             if number is not None and (type(number) is not int or number < 1):
                 raise SettingsError(f"is {number!r}; an integer of at least 1 is expected", name)
-        for name, choices in (("kernels", Kernels), ("quantize", Quantize), ("special_tokens", SpecialTokens)):
+        for name, choices in (
+            ("kernels", Kernels),
+            ("quantize", Quantize),
+            ("kv_dtype", KVDtype),
+            ("special_tokens", SpecialTokens),
+        ):
             if (chosen := getattr(self, name)) not in (modes := get_args(choices)):
                 raise SettingsError(f"is {chosen!r}; {' or '.join(modes)} is expected", name)

@@ -9,24 +9,22 @@ from streambed.errors import SettingsError
 from streambed.model.checkpoint import Checkpoint
 from streambed.model.cpu.device import CPU
 from streambed.model.cuda.device import CUDA
-from streambed.model.device import Device, Kernels, Quantize
+from streambed.model.device import Choices, Device
 from streambed.model.stock.device import Stock
 
 DEVICES: dict[str, type[Stock]] = {"cpu": CPU, "cuda": CUDA, "mps": Stock}
 """By PyTorch's names. `mps`, Apple's GPU, is for those who try it: we have not run it."""
 
 
-def open_device(
-    checkpoint: Checkpoint, device: str, dtype: str, kernels: Kernels = "auto", quantize: Quantize = "none"
-) -> Device:
+def open_device(checkpoint: Checkpoint, device: str, dtype: str, choices: Choices = Choices()) -> Device:  # noqa: B008
     """The device, still without the checkpoint's weights. Raises SettingsError."""
     where = choose_device(device)
-    if quantize != "none" and where.type != "cpu":
+    if choices.quantize != "none" and where.type != "cpu":
         raise SettingsError(
-            f"is {quantize!r}, but products of integers are built for CPUs alone, not for {where}", "quantize"
+            f"is {choices.quantize!r}, but products of integers are built for CPUs alone, not for {where}", "quantize"
         )
     numbers = choose_dtype(dtype, where, checkpoint.is_builtin)
-    return DEVICES[where.type](checkpoint.config, where, numbers, kernels, quantize)
+    return DEVICES[where.type](checkpoint.config, where, numbers, choices)
 
 
 def choose_device(device: str) -> torch.device:

@@ -15,6 +15,7 @@ from streambed.model.checkpoint import Checkpoint
 Vectors = NDArray[np.float32]
 Kernels = Literal["auto", "torch"]
 Quantize = Literal["none", "int8"]
+KVDtype = Literal["auto", "int8"]
 
 
 class KV(Protocol):
@@ -66,6 +67,14 @@ def blank_batch(rows: int, window: int) -> Batch:
     return Batch([Part([0] * (size - 1), 0, (size - 1,), None) for size in sizes], [])
 
 
+class Choices(NamedTuple):
+    """What an operator chooses of how a device computes. See `EngineOptions`."""
+
+    kernels: Kernels = "auto"
+    quantize: Quantize = "none"
+    kv_dtype: KVDtype = "auto"
+
+
 class Memory(NamedTuple):
     """Bytes of memory that a device has of its own."""
 
@@ -82,6 +91,8 @@ class Device(Protocol):
     """As PyTorch names it: `cpu`, `cuda:0`."""
     dtype: str
     """What is computed in: `float32`, `bfloat16`."""
+    kv_dtype: str
+    """What keys and values are kept in: `dtype`, or `int8`."""
     bytes_per_slot: int
     slots_per_page: int
     """Memory is taken for so many slots at a time."""

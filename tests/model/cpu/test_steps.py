@@ -27,6 +27,7 @@ from streambed.model.stock.device import Rows
 from streambed.model.stock.linear import Linear
 from streambed.model.stock.quantized import QuantizedLinear
 from streambed.model.stock.quantized import quantize as quantize_rows
+from streambed.model.stock.records import from_records, to_records
 from streambed.model.weights import load_network
 from tests.checkpoints import make_checkpoint
 
@@ -42,6 +43,16 @@ class Numbers(NamedTuple):
     least_cosine: float
     tolerance: float
     """Of keys and values."""
+    records: bool = False
+    """Whether keys and values are kept in int8."""
+
+    def slots(self, x: torch.Tensor) -> torch.Tensor:
+        """Memory that holds them."""
+        return to_records(x.float()) if self.records else x.to(self.dtype)
+
+    def values(self, slots: torch.Tensor, dim: int) -> torch.Tensor:
+        """What it says."""
+        return from_records(slots, dim, torch.float32) if self.records else slots.float()
 
 
 NUMBERS = {
@@ -49,6 +60,8 @@ NUMBERS = {
     "bfloat16": Numbers(torch.bfloat16, False, 0.998, 0.08),
     "float32 and int8": Numbers(torch.float32, True, 0.999, 0.2),
     "bfloat16 and int8": Numbers(torch.bfloat16, True, 0.998, 0.2),
+    "float32, KV in int8": Numbers(torch.float32, False, 0.999, 0.1, True),
+    "bfloat16 and int8, KV in int8": Numbers(torch.bfloat16, True, 0.998, 0.2, True),
 }
 
 
@@ -87,7 +100,7 @@ def check(library: Library, directory: Path, seed: int, numbers: Numbers | None 
     numbers = numbers or dice.choice(list(NUMBERS.values()))
     plain, packed = networks(directory, seed % 4, numbers)
     config, generator = plain.config, torch.Generator().manual_seed(seed)
-    steps = NativeSteps(library, packed, dice.choice([1, 2, 5]))
+    steps = NativeSteps(library, packed, dice.choice([1, 2, 5]), numbers.records)
     ids: list[int] = []
     positions: list[int] = []
     wanted: list[int] = []
@@ -99,7 +112,7 @@ def check(library: Library, directory: Path, seed: int, numbers: Numbers | None 
         memory = None
         if past or dice.random() < 0.5:
             shape = (config.num_layers, 2, config.num_kv_heads, past + rows + dice.randint(0, 40), config.head_dim)
-            memory = torch.randn(shape, generator=generator).to(numbers.dtype)
+            memory = numbers.slots(torch.randn(shape, generator=generator))
         borrows = past > 0 and probes is None and dice.random() < 0.4
         spans.append(Span(len(ids), len(ids) + rows, past, memory, probes, borrows))
         positions += probes or range(past, past + rows)
@@ -110,7 +123,7 @@ def check(library: Library, directory: Path, seed: int, numbers: Numbers | None 
 
     found = steps.forward(Rows(ids, positions, copies, wanted))
 
-    expected = run_plain(plain, Rows(ids, positions, spans, wanted))
+    expected = run_plain(plain, Rows(ids, positions, spans, wanted), numbers.records)
     assert found.shape == expected.shape
     lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
     assert ((found * expected).sum(1) / lengths >= numbers.least_cosine).all()
@@ -120,15 +133,15 @@ def check(library: Library, directory: Path, seed: int, numbers: Numbers | None 
             assert torch.equal(other.kv, old.kv)
         elif one.kv is not None and other.kv is not None:
             own = slice(one.past, one.past + one.stop - one.start)
-            ours, theirs = one.kv[..., own, :].float(), other.kv[..., own, :].float()
+            ours, theirs = (numbers.values(each.kv[..., own, :], config.head_dim) for each in (one, other))
             assert torch.allclose(ours, theirs, rtol=0.05, atol=numbers.tolerance)
             one.kv[..., own, :] = other.kv[..., own, :]
             assert torch.equal(one.kv, other.kv), "other slots stay as they were"
 
 
-def run_plain(network: Qwen3, rows: Rows) -> np.ndarray:
+def run_plain(network: Qwen3, rows: Rows, quantized: bool = False) -> np.ndarray:
     heads = network.config.num_heads, network.config.num_kv_heads
-    how = plan(rows.spans, *heads, network.dtype, CPU, fused=True, multiply=network.dtype == torch.bfloat16)
+    how = plan(rows.spans, *heads, network.dtype, CPU, True, network.dtype == torch.bfloat16, quantized)
     told = torch.tensor(rows.ids), torch.tensor(rows.positions), functools.partial(attend, how)
     return network.forward(*told, torch.tensor(rows.wanted).long()).numpy()
 
@@ -164,13 +177,13 @@ def test_a_row_has_the_same_bits_in_every_step(
     def check_bits(seed: int, length: int) -> None:
         dice = random.Random(seed)
         network = networks(folder, seed % 4, NUMBERS[numbers])[1]
-        config, steps = network.config, NativeSteps(library, network, 1 + seed % 3)
+        steps = NativeSteps(library, network, 1 + seed % 3, NUMBERS[numbers].records)
+        config = network.config
         text = [dice.randrange(config.vocab_size) for _ in range(length)]
         alone = steps.forward(Rows(text, range(length), [Span(0, length, 0, None)], range(length)))
         base = min(dice.choice([1, 4, 20, 128, 300, 512]), length - 1)
-        memory = torch.full(
-            (config.num_layers, 2, config.num_kv_heads, length + 8, config.head_dim), torch.nan, dtype=network.dtype
-        )
+        shape = config.num_layers, 2, config.num_kv_heads, length + 8, config.head_dim
+        memory = NUMBERS[numbers].slots(torch.full(shape, torch.nan))
         at = 0
         while at < length:
             rows = min(dice.choice([1, 2, 3, 9, 33, 200]), length - at)
@@ -185,7 +198,7 @@ def test_a_row_has_the_same_bits_in_every_step(
             assert np.array_equal(steps.forward(step), alone[at : at + rows])
             at += rows
         # Another text that begins with this one's first tokens, and has no memory; in one step with them, too.
-        again = torch.full_like(memory, torch.nan)
+        again = NUMBERS[numbers].slots(torch.full(shape, torch.nan))
         for spans in (
             [Span(0, length - base, base, memory, borrows=True)],
             [Span(0, base, 0, again), Span(base, length, base, again, borrows=True)],
@@ -207,9 +220,12 @@ def test_what_is_no_number_stays_none(tmp_path_factory: pytest.TempPathFactory) 
     for numbers, kind in itertools.product(NUMBERS.values(), (0, 1)):
         network = networks(_folder(tmp_path_factory), 1, numbers)[1]
         config = network.config
-        memory = torch.zeros((config.num_layers, 2, config.num_kv_heads, 70, config.head_dim), dtype=numbers.dtype)
-        memory[0, kind, :, 3] = torch.nan
-        found = NativeSteps(open_library(), network, 1).forward(Rows([1], [64], [Span(0, 1, 64, memory)], [0]))
+        values = torch.zeros((config.num_layers, 2, config.num_kv_heads, 70, config.head_dim))
+        values[0, kind, :, 3] = torch.nan
+        memory = numbers.slots(values)
+        found = NativeSteps(open_library(), network, 1, numbers.records).forward(
+            Rows([1], [64], [Span(0, 1, 64, memory)], [0])
+        )
         assert not np.isfinite(found).any()
 
 
@@ -218,9 +234,10 @@ def test_a_long_past(tmp_path_factory: pytest.TempPathFactory, numbers: str) -> 
     """Many stretches: those of few rows are pieces of their own."""
     plain, packed = networks(_folder(tmp_path_factory), 1, NUMBERS[numbers])
     config = plain.config
-    kv = torch.randn(config.num_layers, 2, config.num_kv_heads, 20_000, config.head_dim).to(plain.dtype)
+    kept = NUMBERS[numbers].records
+    kv = NUMBERS[numbers].slots(torch.randn(config.num_layers, 2, config.num_kv_heads, 20_000, config.head_dim))
     rows = Rows([1, 2], [300, 301], [Span(0, 2, 19_000, kv)], [0, 1])
-    found, expected = NativeSteps(open_library(), packed, 2).forward(rows), run_plain(plain, rows)
+    found, expected = NativeSteps(open_library(), packed, 2, kept).forward(rows), run_plain(plain, rows, kept)
     assert ((found * expected).sum(1) >= 0.999 * np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)).all()
 
 

@@ -11,6 +11,7 @@ from streambed.model.checkpoint import find_checkpoint
 from streambed.model.cpu import device as cpu_device
 from streambed.model.cpu.device import CPU
 from streambed.model.cpu.threads import SIZES, Threads
+from streambed.model.device import Choices
 from tests.engine.conftest import device_of
 
 
@@ -70,7 +71,7 @@ def test_large_networks_are_not_even_measured(tiny_checkpoint: Path, monkeypatch
     monkeypatch.setattr(Threads, "measure", lambda threads, run: measured.append(threads))
     checkpoint = find_checkpoint(str(tiny_checkpoint))
     for _ in range(2):
-        CPU(checkpoint.config, torch.device("cpu"), torch.float32, "torch").load(checkpoint, 0)
+        CPU(checkpoint.config, torch.device("cpu"), torch.float32, Choices("torch")).load(checkpoint, 0)
         monkeypatch.setattr(cpu_device, "SMALL_NETWORK", 1000)
     assert len(measured) == 1
 

@@ -12,13 +12,15 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from streambed.model.stock import attention
 from streambed.model.stock.attention import Plan, Span, attend
+from streambed.model.stock.records import from_records, to_records
 
 CPU = torch.device("cpu")
 
 
-def plan(spans: list[Span], heads: int, kv_heads: int, dtype: torch.dtype, device: torch.device = CPU) -> Plan:
+def plan(spans: list[Span], heads: int, kv_heads: int, dtype: torch.dtype, quantized: bool = False) -> Plan:
     """As a CPU asks for it."""
-    return attention.plan(spans, heads, kv_heads, dtype, device, fused=True, multiply=dtype == torch.bfloat16)
+    multiply = dtype == torch.bfloat16
+    return attention.plan(spans, heads, kv_heads, dtype, CPU, fused=True, multiply=multiply, quantized=quantized)
 
 
 LAYERS, LAYER, DIM = 3, 1, 8
@@ -36,6 +38,8 @@ class Sequence:
     memory: bool = True
     spare: int = 0
     """Slots behind those that are written."""
+    borrows: bool = False
+    """Whether the memory is another's."""
 
     @property
     def visible(self) -> tuple[int, ...] | None:
@@ -66,8 +70,9 @@ def naive(span: Span, before: Tensor | None, q: Tensor, k: Tensor, v: Tensor) ->
 
 
 def check(
-    sequences: list[Sequence], heads: int, kv_heads: int, dtype: torch.dtype, seed: int = 0, backwards: bool = False
-) -> Plan:
+    sequences: list[Sequence], heads: int, kv_heads: int, dtype: torch.dtype, seed: int = 0, backwards: bool = False,
+    quantized: bool = False,
+) -> Plan:  # fmt: skip
     """Attends to all sequences in one step, compares with `naive`, and looks at every slot of the memory."""
     generator = torch.Generator().manual_seed(seed)
     spans: list[Span] = []
@@ -76,26 +81,34 @@ def check(
         rows = sequence.rows + len(sequence.probes)
         slots = sequence.past + rows + sequence.spare
         kv = gaussian(generator, dtype, LAYERS, 2, kv_heads, slots, DIM) if sequence.memory else None
-        spans.append(Span(first, first + rows, sequence.past, kv, sequence.visible))
+        if kv is not None and quantized:
+            kv = to_records(kv)
+        spans.append(Span(first, first + rows, sequence.past, kv, sequence.visible, sequence.borrows))
         first += rows
     q = (torch.randn(first, heads, DIM, generator=generator) * DIM**-0.5).to(dtype)
     k = gaussian(generator, dtype, first, kv_heads, DIM)
     v = gaussian(generator, dtype, first, kv_heads, DIM)
     before = [None if span.kv is None else span.kv.clone() for span in spans]
 
-    chosen = plan(spans[::-1] if backwards else spans, heads, kv_heads, dtype, CPU)
+    chosen = plan(spans[::-1] if backwards else spans, heads, kv_heads, dtype, quantized)
     out = attend(chosen, LAYER, q, k, v)
 
     assert out.dtype == dtype
     assert out.shape == (first, heads * DIM)
+    written = k, v
+    if quantized:
+        written = to_records(k), to_records(v)
+        k, v = (from_records(records, DIM, dtype) for records in written)
     for span, kv in zip(spans, before, strict=True):
-        expected = naive(span, kv, q, k, v).flatten(1)
+        values = kv if kv is None or not quantized else from_records(kv, DIM, dtype)
+        expected = naive(span, values, q, k, v).flatten(1)
         error = (out[span.start : span.stop].double() - expected).abs().max()
         assert error <= TOLERANCE[dtype], f"{span.rows} rows after {span.past}: off by {error}"
         if kv is not None:
             own = slice(span.past, span.past + span.rows)
-            kv[LAYER, 0, :, own] = k[span.start : span.stop].transpose(0, 1)
-            kv[LAYER, 1, :, own] = v[span.start : span.stop].transpose(0, 1)
+            for kind, rows in enumerate(written):
+                if not span.borrows:
+                    kv[LAYER, kind, :, own] = rows[span.start : span.stop].transpose(0, 1)
             assert span.kv is not None
             assert torch.equal(span.kv, kv), "other slots and layers stay as they were"
     return chosen
@@ -108,7 +121,8 @@ def sequences(draw: st.DrawFn, most_rows: int, most_past: int) -> Sequence:
     rows = 1 if kind == "one row" else draw(st.integers(0 if kind == "probed" else 1, most_rows))
     probes = draw(st.lists(st.integers(0, past + rows), min_size=1, max_size=6)) if kind == "probed" else []
     memory = past > 0 or draw(st.booleans())
-    return Sequence(rows, past, tuple(probes), memory, draw(st.integers(0, 3)) if memory else 0)
+    borrows = past > 0 and not probes and draw(st.booleans())
+    return Sequence(rows, past, tuple(probes), memory, draw(st.integers(0, 3)) if memory else 0, borrows)
 
 
 def mixes(most: int, most_rows: int, most_past: int) -> st.SearchStrategy[list[Sequence]]:
@@ -124,12 +138,13 @@ HEADS = [(4, 2), (4, 1), (4, 4), (6, 3), (1, 1)]
     st.sampled_from(list(TOLERANCE)),
     st.integers(0, 9),
     st.booleans(),
+    st.booleans(),
 )
-@settings(max_examples=150)
+@settings(max_examples=200)
 def test_any_mix_of_sequences(
-    mix: list[Sequence], heads: tuple[int, int], dtype: torch.dtype, seed: int, backwards: bool
+    mix: list[Sequence], heads: tuple[int, int], dtype: torch.dtype, seed: int, backwards: bool, quantized: bool
 ) -> None:
-    check(mix, *heads, dtype, seed, backwards)
+    check(mix, *heads, dtype, seed, backwards, quantized)
 
 
 PATHS: dict[str, tuple[list[Sequence], dict[torch.dtype, tuple[int, int, int]]]] = {
@@ -229,12 +244,12 @@ def test_one_plan_serves_all_layers(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     kv = torch.zeros(LAYERS, 2, 2, 100, DIM, dtype=dtype)
     spans = [Span(0, 90, 0, kv), Span(90, 95, 0, None)]
-    chosen = plan(spans, 4, 2, dtype, CPU)
+    chosen = plan(spans, 4, 2, dtype)
     q = gaussian(generator, dtype, LAYERS, 95, 4, DIM)
     k, v = (gaussian(generator, dtype, LAYERS, 95, 2, DIM) for _ in "kv")
     outs = [attend(chosen, layer, q[layer], k[layer], v[layer]) for layer in range(LAYERS)]
     for layer, out in enumerate(outs):
-        alone = attend(plan(spans, 4, 2, dtype, CPU), layer, q[layer], k[layer], v[layer])
+        alone = attend(plan(spans, 4, 2, dtype), layer, q[layer], k[layer], v[layer])
         assert torch.equal(out, alone)
         assert torch.equal(kv[layer, 0, :, :90], k[layer, :90].transpose(0, 1))
         assert torch.equal(kv[layer, 1, :, :90], v[layer, :90].transpose(0, 1))
@@ -249,7 +264,7 @@ def test_slots_that_a_row_must_not_see_may_hold_anything(rows: int, dtype: torch
     kv = gaussian(generator, dtype, LAYERS, 2, 2, 300, DIM)
     kv[:, :, :, 50:] = torch.nan
     q, k, v = (gaussian(generator, dtype, rows, heads, DIM) for heads in (4, 2, 2))
-    assert attend(plan([Span(0, rows, 50, kv)], 4, 2, dtype, CPU), LAYER, q, k, v).isfinite().all()
+    assert attend(plan([Span(0, rows, 50, kv)], 4, 2, dtype), LAYER, q, k, v).isfinite().all()
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf], ids=str)
@@ -268,7 +283,7 @@ def test_packed_texts_do_not_reach_each_other(
         name: gaussian(generator, dtype, ends[-1], count, DIM)
         for name, count in zip("qkv", (heads[0], heads[1], heads[1]), strict=True)
     }
-    chosen = plan(spans, *heads, dtype, CPU)
+    chosen = plan(spans, *heads, dtype)
     assert sum(pack.texts for pack in chosen.packed) == len(spans)
     assert any(len(pack.gather) > len(pack.rows) for pack in chosen.packed)
     before = attend(chosen, LAYER, **inputs)
@@ -291,7 +306,7 @@ def test_sequences_may_share_a_step_with_their_own_memory_in_one_slab() -> None:
     before = slab.clone()
     q, k, v = (gaussian(generator, torch.float32, 10, heads, DIM) for heads in (4, 2, 2))
     left, right = Span(0, 4, 8, slab[:, :, :, :20]), Span(4, 10, 3, slab[:, :, :, 20:])
-    out = attend(plan([left, right], 4, 2, torch.float32, CPU), LAYER, q, k, v)
+    out = attend(plan([left, right], 4, 2, torch.float32), LAYER, q, k, v)
     for span, memory in ((left, before[:, :, :, :20]), (right, before[:, :, :, 20:])):
         expected = naive(span, memory, q, k, v).flatten(1)
         assert torch.allclose(out[span.start : span.stop].double(), expected, atol=2e-5)

@@ -15,7 +15,7 @@ from streambed.model.cpu.native.library import Library
 from streambed.model.cpu.slab import CAN_MAP, MappedSlab
 from streambed.model.cpu.steps import NativeSteps, unfit
 from streambed.model.cpu.threads import SMALL_NETWORK, Threads
-from streambed.model.device import Batch, Kernels, Quantize, Vectors, blank_batch
+from streambed.model.device import Batch, Choices, Vectors, blank_batch
 from streambed.model.qwen3 import Operators, rms_norm
 from streambed.model.stock.device import Rows, Stock
 from streambed.model.stock.linear import Linear
@@ -35,16 +35,15 @@ class CPU(Stock):
         config: Qwen3Config,
         device: torch.device,
         dtype: torch.dtype,
-        kernels: Kernels = "auto",
-        quantize: Quantize = "none",
+        choices: Choices = Choices(),  # noqa: B008
     ) -> None:
-        super().__init__(config, device, dtype, kernels, quantize)
+        super().__init__(config, device, dtype, choices)
         if CAN_MAP:  # pages fill as slots are written, one page per head and layer at a time
-            self.slots_per_page = max(1, mmap.PAGESIZE // (config.head_dim * dtype.itemsize))
+            self.slots_per_page = max(1, mmap.PAGESIZE // self._slot_bytes)
         self.choice = Threads(self.threads)
         self.pauses = config.num_layers - 1
         self._steps: NativeSteps | None = None
-        self._library = self._open(quantize) if kernels == "auto" else None
+        self._library = self._open() if choices.kernels == "auto" else None
 
     @property
     def multiplies(self) -> bool:
@@ -52,7 +51,7 @@ class CPU(Stock):
         # factor.
         return self._dtype == torch.bfloat16
 
-    def _open(self, quantize: Quantize) -> Library | None:
+    def _open(self) -> Library | None:
         """The library, where there is one that knows such a network; else `kernels` says why not."""
         if reason := unfit(self._config):
             self.kernels = f"torch; native ones do not know {reason}"
@@ -63,7 +62,7 @@ class CPU(Stock):
             self.kernels = f"torch; native ones are not there: {error}"
             return None
         self.kernels = "native"
-        plain = quantized if quantize == "int8" else Linear
+        plain = quantized if self._choices.quantize == "int8" else Linear
 
         def blocks(weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
             return Blocks(plain(weight, bias))
@@ -74,7 +73,7 @@ class CPU(Stock):
     def load(self, checkpoint: Checkpoint, end_id: int) -> str:
         digest = super().load(checkpoint, end_id)
         if self._library is not None:
-            self._steps = NativeSteps(self._library, self.network, self.threads)
+            self._steps = NativeSteps(self._library, self.network, self.threads, self._quantizes_kv)
             # What is left to PyTorch is little, and its idle threads would go on spinning.
             self.choice.single_rows = sys.maxsize
         elif self._config.num_weights < SMALL_NETWORK:

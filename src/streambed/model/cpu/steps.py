@@ -39,9 +39,11 @@ def unfit(config: Qwen3Config) -> str:
 class NativeSteps:
     """A network whose matrices are `Blocks`. Used by one thread."""
 
-    def __init__(self, library: Library, network: Qwen3, threads: int) -> None:
+    def __init__(self, library: Library, network: Qwen3, threads: int, quantized_kv: bool = False) -> None:
+        """quantized_kv: whether keys and values are kept as records of int8."""
         self._library, self._network = library, network
         self._format = FORMATS[str(network.dtype).removeprefix("torch.")]
+        self._kv_format = FORMATS["int8"] if quantized_kv else self._format
         self._pool = ctypes.c_void_p(library.open_pool(threads))
         weakref.finalize(self, _close, library, self._pool, os.getpid())
         self._turns: NDArray[np.float32] = torch.view_as_real(network.rotary).flatten(-2).numpy()
@@ -64,7 +66,7 @@ class NativeSteps:
             _describe_span(span, described_span, -1 if span.visible is None else at)
             at += len(span.visible or ())
         step = Step(
-            format=self._format, rows=len(ids), hidden=config.hidden_size, heads=config.num_heads,
+            format=self._format, kv_format=self._kv_format, rows=len(ids), hidden=config.hidden_size, heads=config.num_heads,
             kv_heads=config.num_kv_heads, dim=config.head_dim, mlp=config.intermediate_size, spans=len(spans),
             wanted=len(wanted), eps=config.rms_norm_eps, x=x.ctypes.data, turns=turns.ctypes.data,
             limits=limits.ctypes.data, want=want.ctypes.data, span=ctypes.addressof(described),

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from streambed.model.stock.records import from_records, to_records
+
 _PACK_ROWS = 128
 """Texts without a past up to this many rows share one padded call; beyond it, padding costs more than a call."""
 _FOLD_ROWS = 32
@@ -32,7 +34,7 @@ class Span:
     stop: int
     past: int
     kv: Tensor | None
-    """[layers, 2, kv_heads, slots, head_dim], or None for rows that nobody will continue and that have no past."""
+    """As in `Slab`, or None for rows that nobody will continue and that have no past."""
     visible: tuple[int, ...] | None = None
     borrows: bool = False
     """Whether `kv` is another sequence's, with the same beginning: it is read, and these rows are written nowhere."""
@@ -48,6 +50,8 @@ class Plan:
 
     multiply: bool
     """Whether plain products beat the fused kernel where rows are many."""
+    quantized: bool = False
+    """Whether keys and values are kept as records of int8."""
     written: list[Span] = field(default_factory=list)
     packed: list["_Packed"] = field(default_factory=list)
     single: list[tuple[Span, Tensor | None, bool]] = field(default_factory=list)
@@ -72,14 +76,14 @@ class _Packed:
 
 def plan(
     spans: Sequence[Span], heads: int, kv_heads: int, dtype: torch.dtype, device: torch.device, fused: bool,
-    multiply: bool,
+    multiply: bool, quantized: bool = False,
 ) -> Plan:  # fmt: skip
     """Chooses a kernel for each span. Additive masks are built here, once per step, in `dtype`.
 
-    fused: whether the fused kernels may be used. multiply: whether plain products beat them where rows are many.
+    fused: whether the fused kernels may be used. multiply, quantized: as in `Plan`.
     """
     least = _BLOCK_ROWS // 2 if fused else 1
-    result = Plan(multiply, [span for span in spans if span.kv is not None and not span.borrows])
+    result = Plan(multiply, quantized, [span for span in spans if span.kv is not None and not span.borrows])
     short = [span for span in spans if not span.past and span.visible is None and span.rows <= _PACK_ROWS]
     if len(short) > 1:
         result.packed = _pack(short, device)
@@ -135,10 +139,14 @@ def attend(plan: Plan, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Returns [rows, heads * head_dim].
     Keys and values of all spans are written before any is read.
     """
+    kept = k, v
+    if plan.quantized:
+        kept = to_records(k), to_records(v)
+        k, v = (from_records(records, x.shape[-1], x.dtype) for records, x in zip(kept, (k, v), strict=True))
     for span in plan.written:
         assert span.kv is not None
-        span.kv[layer, 0, :, span.past : span.past + span.rows] = k[span.start : span.stop].transpose(0, 1)
-        span.kv[layer, 1, :, span.past : span.past + span.rows] = v[span.start : span.stop].transpose(0, 1)
+        for kind, rows in enumerate(kept):
+            span.kv[layer, kind, :, span.past : span.past + span.rows] = rows[span.start : span.stop].transpose(0, 1)
     out = torch.empty_like(q)
     for pack in plan.packed:
         _attend_packed(pack, q, k, v, out, plan.multiply)
@@ -168,12 +176,14 @@ def _keys_values(span: Span, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, 
     if not span.past:
         return k[span.start : span.stop].transpose(0, 1), v[span.start : span.stop].transpose(0, 1)
     assert span.kv is not None, "a span with a past has memory"
+    slots = span.past if span.borrows else span.past + span.rows
+    kept = span.kv[layer, :, :, :slots]
+    if kept.dtype == torch.int8:
+        kept = from_records(kept, k.shape[-1], k.dtype)
     if span.borrows:
-        own = (x[span.start : span.stop].transpose(0, 1) for x in (k, v))
-        keys, values = (torch.cat((x, y), 1) for x, y in zip(span.kv[layer, :, :, : span.past], own, strict=True))
-        return keys, values
-    slots = span.past + span.rows
-    return span.kv[layer, 0, :, :slots], span.kv[layer, 1, :, :slots]
+        own = torch.stack([x[span.start : span.stop].transpose(0, 1) for x in (k, v)])
+        kept = torch.cat((kept, own), 2)
+    return kept[0], kept[1]
 
 
 def _attend_packed(pack: _Packed, q: Tensor, k: Tensor, v: Tensor, out: Tensor, multiply: bool) -> None:

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from streambed.model.checkpoint import Checkpoint, Qwen3Config
-from streambed.model.device import Batch, Kernels, Memory, Quantize, Vectors
+from streambed.model.device import Batch, Choices, Memory, Vectors
 from streambed.model.qwen3 import Operators, Qwen3, rms_norm
 from streambed.model.stock.attention import Span, attend, plan
 from streambed.model.stock.linear import Linear
 from streambed.model.stock.quantized import quantized
+from streambed.model.stock.records import record_size
 from streambed.model.stock.slab import GROWTH, Slab
 from streambed.model.weights import load_network
 
@@ -47,18 +48,22 @@ class Stock:
         config: Qwen3Config,
         device: torch.device,
         dtype: torch.dtype,
-        kernels: Kernels = "auto",
-        quantize: Quantize = "none",
+        choices: Choices = Choices(),  # noqa: B008
     ) -> None:
+        """Of the choices, kernels are the CPU's affair."""
         self.name, self.dtype = str(device), str(dtype).removeprefix("torch.")
-        self.bytes_per_slot = config.kv_values_per_token * dtype.itemsize
+        self._choices = choices
+        self._kv_dtype = torch.int8 if choices.kv_dtype == "int8" else dtype
+        self.kv_dtype = str(self._kv_dtype).removeprefix("torch.")
+        self._slot_bytes = record_size(config.head_dim) if self._quantizes_kv else config.head_dim * dtype.itemsize
+        """Of a key or value of one head."""
+        self.bytes_per_slot = 2 * config.num_layers * config.num_kv_heads * self._slot_bytes
         self.padding = 0
         self.threads = torch.get_num_threads()
         self.network: Qwen3
         self._end_id = 0
         self._config, self._device, self._dtype = config, device, dtype
-        self._quantize = quantize
-        if quantize == "int8":
+        if choices.quantize == "int8":
             self.operators = self.operators._replace(linear=quantized)
         attention = 4 * config.num_heads * config.head_dim * config.num_layers
         # Attention runs at about half the speed of the big matrices (measured at 5,000 tokens of context).
@@ -69,6 +74,10 @@ class Stock:
         """Whether plain products beat the fused kernel where rows are many."""
         return not self.fused
 
+    @property
+    def _quantizes_kv(self) -> bool:
+        return self._kv_dtype == torch.int8
+
     def memory(self) -> Memory | None:
         """As `Device.memory`."""
         return None
@@ -77,7 +86,7 @@ class Stock:
         """As `Device.load`."""
         self._end_id = end_id
         self.network, digest = load_network(checkpoint, self._dtype, self._device, self.operators)
-        if self._quantize != "none":
+        if self._choices.quantize != "none":
             matrices = [
                 each for layer in self.network.layers for each in vars(layer).values() if isinstance(each, Linear)
             ]
@@ -86,7 +95,7 @@ class Stock:
 
     def new_kv(self, slots: int) -> Slab:
         """As `Device.new_kv`."""
-        return self.slabs(self._config, slots, self._dtype, self._device)
+        return self.slabs(self._config, slots, self._kv_dtype, self._device)
 
     def row_cost(self, context: int) -> float:
         """As `Device.row_cost`."""
@@ -127,7 +136,8 @@ class Stock:
         config, device = self._config, self._device
         if not rows.ids:
             return np.empty((0, config.hidden_size), dtype=np.float32)
-        how = plan(rows.spans, config.num_heads, config.num_kv_heads, self._dtype, device, self.fused, self.multiplies)
+        heads, kernels = (config.num_heads, config.num_kv_heads), (self.fused, self.multiplies)
+        how = plan(rows.spans, *heads, self._dtype, device, *kernels, self._quantizes_kv)
         self.padding += how.padding
         with torch.inference_mode(), self._kernels():
             hidden = self.network.forward(

@@ -60,9 +60,11 @@ int64_t sb_attention_bytes(const sb_step *step) {
     return divide(step, NULL, &job);
 }
 
+static int in_memory(const sb_span *span, int slot) { return span->keys && !(span->borrows && slot >= span->past); }
+
 static slots slots_from(const attention *job, const sb_span *span, int head, int slot) {
-    int64_t bytes = sb_bytes(job->step->format), size, at;
-    if (span->keys && !(span->borrows && slot >= span->past)) {
+    int64_t bytes = sb_bytes(in_memory(span, slot) ? job->step->kv_format : job->step->format), size, at;
+    if (in_memory(span, slot)) {
         size = span->slot_stride * bytes;
         at = (span->layer_stride * job->layer + span->head_stride * head) * bytes + slot * size;
         return (slots){(const char *)span->keys + at, (const char *)span->values + at, size};
@@ -72,14 +74,25 @@ static slots slots_from(const attention *job, const sb_span *span, int head, int
     return (slots){job->k + at, job->v + at, size};
 }
 
-/* The first slots of a block in one piece, where they lie in two: `count` from `at` on, of which the last may be another.
- */
+/* Slots in one piece and in the format that is computed in, where they lie in two, or as records: `count` from `at` on,
+ * of which the last may be another. */
 static slots gather(const attention *job, const sb_span *span, int head, int at, int count, int last, char *to) {
-    int64_t bytes = (int64_t)job->step->dim * sb_bytes(job->step->format);
+    const sb_step *step = job->step;
+    int64_t bytes = (int64_t)step->dim * sb_bytes(step->format);
     for (int j = 0; j < count; j++) {
-        slots from = slots_from(job, span, head, j < count - 1 ? at + j : last);
-        memcpy(to + j * bytes, from.keys, (size_t)bytes);
-        memcpy(to + (KEYS + j) * bytes, from.values, (size_t)bytes);
+        int slot = j < count - 1 ? at + j : last;
+        slots from = slots_from(job, span, head, slot);
+        char *key = to + j * bytes, *value = to + (KEYS + j) * bytes;
+        if (step->kv_format != SB_INT8 || !in_memory(span, slot)) {
+            memcpy(key, from.keys, (size_t)bytes);
+            memcpy(value, from.values, (size_t)bytes);
+        } else if (step->format == SB_FLOAT32) {
+            from_record(SB_FLOAT32, from.keys, step->dim, key);
+            from_record(SB_FLOAT32, from.values, step->dim, value);
+        } else {
+            from_record(SB_BFLOAT16, from.keys, step->dim, key);
+            from_record(SB_BFLOAT16, from.values, step->dim, value);
+        }
     }
     return (slots){to, to + KEYS * bytes, bytes};
 }
@@ -223,17 +236,18 @@ static void attend_stretch(const attention *job, const sb_span *span, int head, 
     const sb_step *step = job->step;
     int dim = step->dim, group = group_of(step), bytes = sb_bytes(step->format), probes = span->limits_at >= 0;
     int last = position(step, span, to - 1);
-    char own[2 * KEYS * SB_MOST_DIM * 4];
+    char shared[2 * KEYS * SB_MOST_DIM * 4], own[2 * KEYS * SB_MOST_DIM * 4];
     for (int i = 0; i < (to - from) * group; i++) r->most[i] = UNSEEN, r->sum[i] = 0;
     memset(r->y, 0, sizeof(float) * (to - from) * group * dim);
     for (int at = stretch * STRETCH; at < (stretch + 1) * STRETCH && at <= last; at += KEYS) {
         slots s = slots_from(job, span, head, at), next = slots_from(job, span, head, at + KEYS);
         int more = last - at - KEYS < KEYS ? last - at - KEYS + 1
                                            : KEYS; /* of the next block, which lie close together */
-        r->next = (ahead){next.keys, next.values, next.bytes == dim * bytes ? more * dim * bytes / 64 : 0};
-        if (span->borrows && at < span->past && last >= span->past && span->past < at + KEYS)
+        r->next = (ahead){next.keys, next.values, next.bytes == sb_slot_bytes(step) ? more * next.bytes / 64 : 0};
+        int in_two = span->borrows && at < span->past && last >= span->past && span->past < at + KEYS;
+        if (in_two || (step->kv_format == SB_INT8 && in_memory(span, at)))
             s = gather(job, span, head, at, last - at < KEYS ? last - at + 1 : KEYS,
-                       last - at < KEYS ? last : at + KEYS - 1, own);
+                       last - at < KEYS ? last : at + KEYS - 1, shared);
         int first = to; /* of the rows that see something of what they share */
         for (int row = to - 1; row >= from; row--) {
             int end = position(step, span, row), seen = end - at < KEYS ? end - at + 1 : KEYS;

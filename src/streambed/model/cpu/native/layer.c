@@ -1,4 +1,4 @@
-#include "parts.h"
+#include "slots.h"
 
 enum { FEW = 8 }; /* rows of a piece where rows are worked on one by one */
 
@@ -119,12 +119,18 @@ static void place_piece(void *of, int piece) {
                 }
                 x = turned;
             }
+            char record[SB_MOST_DIM + 4];
+            if (h >= heads && step->kv_format == SB_INT8) { /* who reads it from memory finds no more */
+                if (x != turned) x = memcpy(turned, x, sizeof(float) * dim);
+                to_record(turned, dim, record);
+            }
             convert(step->format, x, dim, to);
             if (h >= heads && span->keys && !span->borrows) {
                 char *memory = h < heads + kv ? span->keys : span->values;
                 int64_t slot = span->layer_stride * job->index + span->head_stride * ((h - heads) % kv) +
                                span->slot_stride * (span->past + r - span->first);
-                memcpy(memory + slot * bytes, to, (size_t)dim * bytes);
+                memcpy(memory + slot * sb_bytes(step->kv_format), step->kv_format == SB_INT8 ? record : to,
+                       (size_t)sb_slot_bytes(step));
             }
         }
     }

@@ -22,7 +22,8 @@ typedef struct {
 } sb_layer;
 
 /* Rows of one text, one after another, in the slots from `past` on. A row sees the slots below its limit, and its own.
- * Spans stand in the order of their rows, and every row is in one. */
+ * Spans stand in the order of their rows, and every row is in one. In int8 a slot is a record: a byte for each dimension,
+ * and what one is worth, as a float. */
 typedef struct {
     int32_t first, rows, past;
     int32_t limits_at; /* where this span's limits begin; -1 is causal order */
@@ -33,7 +34,7 @@ typedef struct {
 } sb_span;
 
 typedef struct {
-    int32_t format, rows, hidden, heads, kv_heads, dim, mlp, spans, wanted;
+    int32_t format, kv_format, rows, hidden, heads, kv_heads, dim, mlp, spans, wanted;
     float eps;
     float *x;           /* [rows, hidden]: the hidden states, in and out */
     const float *turns; /* [rows, dim]: cosine and sine of each pair */

@@ -39,10 +39,10 @@ class Step(ctypes.Structure):
     """`sb_step`."""
 
     _fields_ = (
-        ("format", c_int32), ("rows", c_int32), ("hidden", c_int32), ("heads", c_int32), ("kv_heads", c_int32),
-        ("dim", c_int32), ("mlp", c_int32), ("spans", c_int32), ("wanted", c_int32), ("eps", c_float),
-        ("x", c_void_p), ("turns", c_void_p), ("limits", c_void_p), ("want", c_void_p), ("span", c_void_p),
-        ("scratch", c_void_p),
+        ("format", c_int32), ("kv_format", c_int32), ("rows", c_int32), ("hidden", c_int32), ("heads", c_int32),
+        ("kv_heads", c_int32), ("dim", c_int32), ("mlp", c_int32), ("spans", c_int32), ("wanted", c_int32),
+        ("eps", c_float), ("x", c_void_p), ("turns", c_void_p), ("limits", c_void_p), ("want", c_void_p),
+        ("span", c_void_p), ("scratch", c_void_p),
     )  # fmt: skip
 
 

@@ -14,6 +14,10 @@ typedef struct {
 } sb_range;
 
 static inline int sb_bytes(int format) { return format == SB_FLOAT32 ? 4 : format == SB_BFLOAT16 ? 2 : 1; }
+/* Of a key or value in memory. */
+static inline int64_t sb_slot_bytes(const sb_step *step) {
+    return step->kv_format == SB_INT8 ? step->dim + 4 : (int64_t)step->dim * sb_bytes(step->format);
+}
 static inline int64_t sb_aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 static inline int sb_chunks(int rows) { return (rows + SB_CHUNK - 1) / SB_CHUNK; }
 static inline sb_range sb_chunk(int rows, int number) {

@@ -29,6 +29,7 @@ typedef int32_t vi __attribute__((vector_size(4 * LANES)));
 typedef float vf_any __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef uint32_t vu_any __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t vi_any __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int8_t vc_any __attribute__((vector_size(LANES), aligned(1), may_alias));
 typedef uint8_t vb_any __attribute__((vector_size(LANES), aligned(1), may_alias));
 
 static inline vf load(const float *p) { return *(const vf_any *)p; }
@@ -46,6 +47,17 @@ static inline uint16_t to_bf16(float f) { /* to nearest, ties to even; what is n
     memcpy(&bits, &f, 4);
     if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40);
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+/* Signed bytes as floats. */
+static inline vf from_bytes(const char *p) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+#elif defined(__AVX2__)
+    return (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
+#else
+    return __builtin_convertvector(__builtin_convertvector(*(const vc_any *)(const void *)p, vi), vf);
+#endif
 }
 
 /* acc + the products of pairs: w [LANES][2] and the same pair of x for all. */
