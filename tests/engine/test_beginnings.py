@@ -100,6 +100,19 @@ def test_texts_that_begin_alike_in_groups_and_the_same_text_twice() -> None:
     assert rows == sorted([11, 1, 4, 4, 12, 1, 2, 3])
 
 
+def test_a_batch_takes_nobody_elses_memory() -> None:
+    """What its texts have in common is kept for the moment, and goes first."""
+    one = Simulation(max_rows=1000, slots=320)
+    session = Sequence("")
+    one.submit(100, Lane.STREAM, first=3, sequence=session)
+    one.drain()
+    for start in range(50, 60):
+        request(one, [[start] * 60 + [place] for place in range(8)], Lane.BULK)
+        one.drain()
+    assert session.kv is not None
+    assert one.kv.evictions > 0
+
+
 def test_who_lends_is_not_evicted_nor_continued_while_the_step_runs() -> None:
     one = Simulation(max_rows=50)
     lender = one.submit(30)

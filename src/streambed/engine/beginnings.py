@@ -24,6 +24,7 @@ class Beginnings:
     def begin(self, step: Step, task: Task, budget: float, now: float) -> bool:
         """Finds what is cached of the task's text and reserves its memory."""
         sequence, kv = task.sequence, self._kv
+        sequence.kept = task.keep
         giver, shared = (None, 0) if sequence.ids else self._find_prefix(task)
         leads = False
         if not task.keep and sequence.kv is None and len(task.probes) <= 1:

@@ -19,8 +19,8 @@ _SPARE = 4
 class KVMemory:
     """The budget, and who pays for what. Touched by the engine thread alone.
 
-    A sequence with KV is either *busy* (a task runs on it: never evicted) or *idle* (evicted to text, the longest
-    unused first, when others need the room).
+    A sequence with KV is either *busy* (a task runs on it: never evicted) or *idle* (evicted to text when others need the
+    room: first those of batches, then the longest unused).
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class KVMemory:
             pass
         if self.used + need > self.budget:
             if sequence.kv is not None:
-                self._idle[sequence] = None
+                self._rest(sequence)
             return False
         self._pay(sequence, need)
         if sequence.kv is None:
@@ -92,8 +92,7 @@ class KVMemory:
         if sequence.kv is None:
             return
         self._pay(sequence, self.charge(sequence.kv.written) - self._paid[sequence])
-        self._idle[sequence] = None
-        self._idle.move_to_end(sequence)
+        self._rest(sequence)
 
     def release(self, sequence: Sequence) -> None:
         """Takes a sequence's KV away; its text is elsewhere."""
@@ -119,15 +118,19 @@ class KVMemory:
         self._lent[sequence] -= 1
         if not self._lent[sequence]:
             del self._lent[sequence]
-            self._idle[sequence] = None
+            self._rest(sequence)
 
     def touch(self, sequence: Sequence) -> None:
         """Marks an idle sequence as just used."""
         if sequence in self._idle:
-            self._idle.move_to_end(sequence)
+            self._rest(sequence)
+
+    def _rest(self, sequence: Sequence) -> None:
+        self._idle[sequence] = None
+        self._idle.move_to_end(sequence, last=sequence.kept)
 
     def idle(self) -> list[Sequence]:
-        """Sequences that may be evicted, the longest unused first."""
+        """Sequences that may be evicted, the first to go first."""
         return list(self._idle)
 
     def is_idle(self, sequence: Sequence) -> bool:

@@ -50,6 +50,8 @@ class Sequence:
     """A sequence that this one began as a copy of; a hint where to find KV, never a promise."""
     tasks: "deque[Task]" = field(default_factory=deque)
     """What is wanted, in the order asked; only the first is worked on."""
+    kept: bool = True
+    """Whether its KV is worth having when it is done; else it is the first to go."""
     closed: bool = False
     evicted: bool = False
     """Whether its KV was taken while it had nothing to do, and is not there again."""
