@@ -360,7 +360,7 @@ def test_a_keystroke_overtakes_bulk_between_two_layers() -> None:
 def test_lanes_share_time_by_their_weights(lane: Lane, share: float, during: bool) -> None:
     """So what is long ends, though there is always something urgent: between its steps, or while they pause, too."""
     one = Simulation()
-    document = one.submit(3_000, Lane.BULK)
+    document = one.submit(1_200, Lane.BULK)
     seconds = dict.fromkeys(Lane, 0)
     charge = one.scheduler.charge
 
