@@ -34,6 +34,19 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: None)
 
 
+@pytest.mark.parametrize("variant", ["", *build.VARIANTS])
+def test_a_compiler_has_nothing_to_say(variant: str) -> None:
+    """Whatever the processor has not. One compiler warns of what the next one refuses."""
+    if platform.machine() != "x86_64" and variant:
+        pytest.skip("another architecture")
+    compiler = build.find_compiler()
+    flags = [*build.FLAGS, *(build.flags_for(variant, compiler) if variant else []), "-Wall", "-Wextra", "-Werror"]
+    here = Path(build.__file__).parent
+    command = [*compiler, *flags, "-fsyntax-only", *(str(here / name) for name in build.SOURCES)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def libraries(cache: Path) -> list[str]:
     return sorted(path.name for path in cache.glob("*.so")) if cache.exists() else []
 

@@ -196,11 +196,10 @@ ONCE void merge(float *most, float *sum, float *y, float their_most, float their
 INLINE void attend_block_as(int format, int dim, const slots *s, int count, int first, int queries, room *r) {
     int bytes = sb_bytes(format), groups = dim * bytes / 4, padded = (count + SB_WIDTH - 1) / SB_WIDTH * SB_WIDTH;
     int64_t query_bytes = (int64_t)dim * bytes;
+    int few = 0;
 #if SB_MATRIX_UNITS
-    int few = format == SB_BFLOAT16 && queries <= 16 && dim % SB_WIDTH == 0 && has_matrix_units();
+    few = format == SB_BFLOAT16 && queries <= 16 && dim % SB_WIDTH == 0 && has_matrix_units();
     if (few) score_few(s, count, padded, dim, r->q + first * query_bytes, queries, r);
-#else
-    enum { few = 0 };
 #endif
     for (int at = 0; at < count && !few; at += SB_WIDTH) {
         slots some = {s->keys + at * s->bytes, s->values + at * s->bytes, s->bytes};
@@ -211,8 +210,10 @@ INLINE void attend_block_as(int format, int dim, const slots *s, int count, int 
     for (int i = 0; i < queries; i++) weigh(format, r, padded, i, first + i);
     for (int d = 0; d < dim; d += SB_WIDTH) {
         int width = dim - d < SB_WIDTH ? dim - d : SB_WIDTH;
+#if SB_MATRIX_UNITS
         if (few) sum_few(s, count, padded, d, queries, r, r->scores[0]);
-        else {
+#endif
+        if (!few) {
             pack_values(format, s, count, padded, d, width, &r->next, r->block);
             sb_multiply(format, r->weights, KEYS * bytes, queries, (char *)r->block, width, padded * bytes / 4, width,
                         r->scores[0]);
@@ -234,7 +235,7 @@ ONCE void attend_block(int format, int dim, const slots *s, int count, int first
  * itself. */
 static void attend_stretch(const attention *job, const sb_span *span, int head, int from, int to, int stretch, room *r) {
     const sb_step *step = job->step;
-    int dim = step->dim, group = group_of(step), bytes = sb_bytes(step->format), probes = span->limits_at >= 0;
+    int dim = step->dim, group = group_of(step), probes = span->limits_at >= 0;
     int last = position(step, span, to - 1);
     char shared[2 * KEYS * SB_MOST_DIM * 4], own[2 * KEYS * SB_MOST_DIM * 4];
     for (int i = 0; i < (to - from) * group; i++) r->most[i] = UNSEEN, r->sum[i] = 0;

@@ -26,6 +26,7 @@ from streambed.model.cpu.native.library import Library
 SOURCES = ("pool.c", "product.c", "attention.c", "layer.c")
 FLAGS = (
     *("-std=gnu11", "-O3", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden", "-fno-strict-aliasing", "-Wno-psabi"),
+    "-Werror=implicit-function-declaration",  # of what a variant has not; newer compilers refuse it by themselves
     # Nothing of -ffast-math that lets sums be taken in another order: a row is to have the same bits wherever it runs.
     *("-fno-math-errno", "-fno-trapping-math"),
 )

@@ -148,8 +148,8 @@ static inline void store_sums(float *y) {
 }
 
 /* Four times sixteen rows, each of its own place and stride, times sixteen outputs: y [4][16 rows][16]. bfloat16. */
-static void multiply_keys(const char *const x[4], const int64_t row_bytes[4], const uint32_t *block, int groups,
-                          float y[4][16 * 16]) {
+static inline void multiply_keys(const char *const x[4], const int64_t row_bytes[4], const uint32_t *block, int groups,
+                                 float y[4][16 * 16]) {
     configure(16, 16);
     _tile_zero(0);
     _tile_zero(1);
