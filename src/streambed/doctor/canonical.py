@@ -35,7 +35,7 @@ def compare(engine: Engine) -> Answer:
     if not found:
         return "note", "all canonical texts are longer than --kv-memory holds"
     worst = float(np.min(found))
-    if worst >= LEAST_COSINE["int8" if "int8" in (engine.info.quantize, engine.info.kv_dtype) else "none"]:
+    if worst >= LEAST_COSINE["int8" if engine.info.has_int8 else "none"]:
         return "ok", f"canonical vectors agree: worst cosine {worst:.7f} of {len(found)}"
     return "FAIL", f"worst cosine {worst:.7f} of {len(found)}: these are not the vectors that this checkpoint gave"
 
@@ -46,8 +46,7 @@ def write(engine: Engine, path: Path) -> Answer:
     Raises:
         SettingsError: the engine does not compute in float32, or the file cannot be written.
     """
-    info = engine.info
-    if (info.dtype, info.quantize, info.kv_dtype) != ("float32", "none", "float32"):
+    if engine.info.dtype != "float32" or engine.info.has_int8:
         raise SettingsError(f"{path.name} holds float32 vectors; --dtype float32 and --quantize none are expected")
     lines = []
     for text, instruction in [(text, None) for text in TEXTS] + [(text, _INSTRUCTION) for text in TEXTS[:2]]:

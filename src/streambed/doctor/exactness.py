@@ -65,9 +65,7 @@ def _compare(engine: Engine, pairs: Pairs, one_shot: dict[str, Vectors]) -> Answ
             one_shot[text] = engine.embed([text])[0]
         cosines.append(cosine(vector, one_shot[text]))
     info = engine.info
-    numbers = (
-        "native" if info.kernels == "native" else "int8" if "int8" in (info.quantize, info.kv_dtype) else info.dtype
-    )
+    numbers = "native" if info.kernels == "native" else "int8" if info.has_int8 else info.dtype
     worst, least = float(np.min(cosines)), LEAST_COSINE[numbers]
     detail = f"worst cosine {worst:.7f} of {len(cosines)}"
     # A cosine that is not a number fails too.

@@ -43,7 +43,7 @@ def examine(
         yield attempt("speed", "short query", partial(speed.time_query, engine))
         yield attempt("speed", "full step", partial(speed.time_step, engine))
         info, vectors = engine.info, None
-        if info.quantize != "none" or info.kv_dtype != info.dtype:
+        if info.has_int8:
             vectors = quantization.embed(engine, texts)
     if vectors is not None:  # one after the other: memory need not hold both
         with load(replace(settings, quantize="none", kv_dtype="auto")) as full:

@@ -36,6 +36,11 @@ class ComputeInfo:
     full_matrices: int
     """Matrices that quantisation would distort, and which are as the checkpoint has them."""
 
+    @property
+    def has_int8(self) -> bool:
+        """Whether matrices or KV are kept in int8, which costs a little of the meaning."""
+        return "int8" in (self.quantize, self.kv_dtype)
+
 
 class Compute(Protocol):
     """Safe to use from any thread of the process that made it."""

@@ -96,24 +96,14 @@ static void convert(int format, const float *x, int count, char *y) {
 
 /* A key or value as a record, and as floats as that record has them. */
 ONCE void to_record(float *x, int dim, char *record) {
-    vf highest = {}, sum = {};
+    sb_scale scale = sb_scale_of(x, dim);
     for (int d = 0; d < dim; d += LANES) {
-        vf value = load(x + d), positive = pick(value > 0, value, -value);
-        highest = pick(positive > highest, positive, highest);
-        sum += positive;
-    }
-    float most = largest(highest), worth = total(sum) < INFINITY ? most / 127 : NAN; /* what is no number stays none */
-    vf scale = (vf){} + (most > 0 ? 127 / most : 0), low = (vf){} - 127, high = (vf){} + 127;
-    for (int d = 0; d < dim; d += LANES) {
-        vf value = load(x + d) * scale;
-        value = pick(value > low, value, low);
-        value = pick(value < high, value, high) + 128.5f; /* positive: cut is rounded */
-        vi number = __builtin_convertvector(value, vi) - 128;
+        vi number = to_bytes(load(x + d), (vf){} + scale.factor) - 128;
         vc_any bytes = __builtin_convertvector(number, vc_any);
         memcpy(record + d, &bytes, LANES);
-        store(x + d, __builtin_convertvector(number, vf) * worth);
+        store(x + d, __builtin_convertvector(number, vf) * scale.worth);
     }
-    memcpy(record + dim, &worth, 4);
+    memcpy(record + dim, &scale.worth, 4);
 }
 
 /* Normalises and turns queries and keys, and writes keys and values to their slots; those of texts that have no memory

@@ -33,6 +33,12 @@ static inline int sb_outputs_of(const sb_matrix *m, int block) {
     return left < m->block ? left : m->block;
 }
 
+/* What floats are multiplied with so that the largest becomes 127, and what one is worth then: no number where one of
+ * them is none. */
+typedef struct {
+    float factor, worth;
+} sb_scale;
+sb_scale sb_scale_of(const float *x, int count);
 /* Rows of floats as an operand of products in that format. Those of int8 are scaled each by its largest value, and stand
  * 128 too high: what VNNI multiplies with is unsigned. */
 void sb_operand(int format, const float *x, int rows, int size, void *y);

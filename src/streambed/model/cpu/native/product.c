@@ -107,27 +107,31 @@ void sb_product_rows(sb_pool *pool, const sb_matrix *m, const void *x, float *y,
     sb_pool_run(pool, product_piece, &job, sb_blocks_of(m) * sb_chunks(rows));
 }
 
-static void quantise(const float *x, int size, uint8_t *y) {
+sb_scale sb_scale_of(const float *x, int count) {
     vf highest = {}, sum = {};
-    float *worth = (float *)(y + sb_aligned(size)), tail[LANES] = {};
-    int whole = size / LANES * LANES;
-    memcpy(tail, x + whole, sizeof(float) * (size - whole));
-    for (int i = 0; i < size; i += LANES) {
+    int whole = count / LANES * LANES;
+    float tail[LANES] = {};
+    memcpy(tail, x + whole, sizeof(float) * (count - whole));
+    for (int i = 0; i < count; i += LANES) {
         vf value = load(i < whole ? x + i : tail), positive = pick(value > 0, value, -value);
         highest = pick(positive > highest, positive, highest);
         sum += positive;
     }
     float most = largest(highest);
-    vf scale = (vf){} + (most > 0 ? 127 / most : 0), low = (vf){} - 127, high = (vf){} + 127;
+    return (sb_scale){most > 0 ? 127 / most : 0, total(sum) < INFINITY ? most / 127 : NAN};
+}
+
+static void quantise(const float *x, int size, uint8_t *y) {
+    sb_scale scale = sb_scale_of(x, size);
+    int whole = size / LANES * LANES;
+    float tail[LANES] = {};
+    memcpy(tail, x + whole, sizeof(float) * (size - whole));
     memset(y + whole, 128, sb_aligned(size) - whole);
     for (int i = 0; i < size; i += LANES) {
-        vf value = load(i < whole ? x + i : tail) * scale;
-        value = pick(value > low, value, low);
-        value = pick(value < high, value, high) + 128.5f; /* positive: cut is rounded */
-        vb_any bytes = __builtin_convertvector(__builtin_convertvector(value, vi), vb_any);
+        vb_any bytes = __builtin_convertvector(to_bytes(load(i < whole ? x + i : tail), (vf){} + scale.factor), vb_any);
         memcpy(y + i, &bytes, size - i < LANES ? size - i : LANES);
     }
-    *worth = total(sum) < INFINITY ? most / 127 : NAN; /* what is no number is not to become one */
+    memcpy(y + sb_aligned(size), &scale.worth, 4);
 }
 
 void sb_operand(int format, const float *x, int rows, int size, void *y) {

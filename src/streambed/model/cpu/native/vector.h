@@ -49,6 +49,14 @@ static inline uint16_t to_bf16(float f) { /* to nearest, ties to even; what is n
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+/* To nearest, and 128 too high: from 1 to 255. */
+static inline vi to_bytes(vf x, vf factor) {
+    vf low = (vf){} - 127, high = (vf){} + 127;
+    x *= factor;
+    x = pick(x > low, x, low);
+    return __builtin_convertvector(pick(x < high, x, high) + 128.5f, vi); /* positive: cut is rounded */
+}
+
 /* Signed bytes as floats. */
 static inline vf from_bytes(const char *p) {
 #if defined(__AVX512F__)
