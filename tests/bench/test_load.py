@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import cast
 
-from streambed.bench.load import Throughput, open_loop
-from streambed.bench.side import Side
+from streambed.bench.load import TYPISTS, Mixed, Throughput, open_loop
+from streambed.bench.side import Growing, Side
 from streambed.bench.texts import Texts, tokens_of
 
 
@@ -52,3 +52,42 @@ def test_each_client_sends_while_there_is_work() -> None:
     assert len(texts) == len(set(texts)) == 16
     assert case.work is not None
     assert [part.rows for part in case.work] == [tokens_of(text) for text in texts]
+
+
+class Busy:
+    """Answers after a moment; counts what it gets."""
+
+    name = "busy"
+
+    def __init__(self) -> None:
+        self.queries = self.lists = self.words = self.open = 0
+
+    async def embed(self, texts: Sequence[str], instruction: str | None = None) -> int:
+        await asyncio.sleep(0.01)
+        self.queries += len(texts) == 1
+        self.lists += len(texts) > 1
+        return 1
+
+    async def grow(self, text: str) -> Growing:
+        self.open += 1
+        return self
+
+    async def append(self, text: str) -> None:
+        self.words += 1
+
+    async def embedding(self) -> None:
+        await asyncio.sleep(0.01)
+
+    async def close(self) -> None:
+        self.open -= 1
+
+
+def test_queries_bulk_and_typed_words_come_at_once() -> None:
+    case, side = Mixed(Texts(0), 1.0, TYPISTS), Busy()
+    case.draw()
+    found = asyncio.run(case.measure(cast(Side, side)))
+    assert len(found) == len(case.metrics)
+    assert side.words == TYPISTS  # a second long, a word a second
+    assert side.queries == len(case._queries) > 0
+    assert side.lists > 0
+    assert side.open == 0, "what was opened is closed"

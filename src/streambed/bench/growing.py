@@ -99,14 +99,14 @@ class Typists(Case):
                 tasks = []
                 for number, (text, (_, typed)) in enumerate(zip(grown, self._drawn, strict=True)):
                     first = start + number / self._count / WORDS_A_SECOND
-                    tasks.append(group.create_task(type_words(text, typed.split(), first)))
+                    tasks.append(group.create_task(type_words(text, typed.split(), first, WORDS_A_SECOND)))
             waits = [wait * 1000 for task in tasks for wait in task.result()]
             return [percentile(waits, 50), percentile(waits, 95), max(waits)]
         finally:
             await asyncio.gather(*(text.close() for text in grown))
 
 
-async def type_words(grown: Growing, words: Sequence[str], start: float) -> list[float]:
+async def type_words(grown: Growing, words: Sequence[str], start: float, words_a_second: float) -> list[float]:
     """Appends words at their times, and asks for an embedding whenever there are words that none covers and none is being
     computed. Seconds that each word waits, from its own time on."""
     uncovered: deque[float] = deque()
@@ -115,7 +115,7 @@ async def type_words(grown: Growing, words: Sequence[str], start: float) -> list
 
     async def type_all() -> None:
         for number, word in enumerate(words):
-            due = start + number / WORDS_A_SECOND
+            due = start + number / words_a_second
             await asyncio.sleep(due - time.perf_counter())
             await grown.append(f" {word}")
             uncovered.append(due)

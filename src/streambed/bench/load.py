@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from streambed.bench.case import SPEED, Case, Metric
 from streambed.bench.floor import Part
-from streambed.bench.side import Side
+from streambed.bench.growing import type_words
+from streambed.bench.side import Growing, Side
 from streambed.bench.spread import Answer, percentile, rate_within
 from streambed.bench.texts import Texts, tokens_of
 
@@ -17,6 +18,7 @@ REQUESTS = {"short": 64, "mixed": 16, "long": 4}
 """Texts in all, at least; with many clients one for each of them, or four where they are short."""
 BULK_CLIENTS, BULK_TEXTS, BULK_TOKENS = 8, 16, 128
 QUERIES_A_SECOND, QUERY_TOKENS = 3.0, (8, 12)
+TYPISTS, WORDS_A_SECOND, TYPED_AFTER = 8, 1.0, 100
 ALONE_SHARE, ALONE_SECONDS = 1 / 3, 30.0
 """How long bulk runs alone: a third of the time beside queries, at most half a minute."""
 
@@ -51,7 +53,8 @@ class Throughput(Case):
 
 
 class Mixed(Case):
-    """Short queries that come at random, whoever is still waiting, beside clients that send lists without end.
+    """Short queries that come at random, whoever is still waiting, beside clients that send lists without end, and beside
+    texts that grow by a word now and then.
 
     A query's time counts from when it was to be sent, so a server that stands still cannot hide it.
     """
@@ -59,17 +62,20 @@ class Mixed(Case):
     warms_up = False
     most_rounds = 1
 
-    def __init__(self, texts: Texts, seconds: float) -> None:
+    def __init__(self, texts: Texts, seconds: float, typists: int = 0) -> None:
+        also = f" and {typists} typing {WORDS_A_SECOND:g} word a second" if typists else ""
+        metrics = [
+            Metric("query, P50", "ms"),
+            Metric("query, P99", "ms"),
+            Metric("bulk beside them", "tokens/s", more_is_better=True),
+            Metric("of bulk alone", "%", more_is_better=True),
+        ]
+        if typists:
+            metrics.append(Metric("a word, median", "ms"))
         super().__init__(
-            f"{QUERIES_A_SECOND:g} queries a second beside {BULK_CLIENTS} clients, {seconds:g} s",
-            [
-                Metric("query, P50", "ms"),
-                Metric("query, P99", "ms"),
-                Metric("bulk beside queries", "tokens/s", more_is_better=True),
-                Metric("of bulk alone", "%", more_is_better=True),
-            ],
+            f"{QUERIES_A_SECOND:g} queries a second beside {BULK_CLIENTS} clients{also}, {seconds:g} s", metrics
         )
-        self._texts, self._seconds = texts, seconds
+        self._texts, self._seconds, self._typists = texts, seconds, typists
         self._arrivals: list[float] = []
         self._queries: list[str] = []
 
@@ -78,14 +84,24 @@ class Mixed(Case):
         self._queries = self._texts.texts(len(self._arrivals), *QUERY_TOKENS)
 
     async def measure(self, side: Side) -> Sequence[float]:
-        _, alone = await self._run(side, [], [], min(self._seconds * ALONE_SHARE, ALONE_SECONDS))
-        waits, beside = await self._run(side, self._arrivals, self._queries, self._seconds)
-        return [percentile(waits, 50) * 1000, percentile(waits, 99) * 1000, beside, 100 * beside / alone]
+        _, _, alone = await self._run(side, [], [], [], min(self._seconds * ALONE_SHARE, ALONE_SECONDS))
+        texts = [await side.grow(self._texts.words(TYPED_AFTER)) for _ in range(self._typists)]
+        try:
+            waits, words, beside = await self._run(side, self._arrivals, self._queries, texts, self._seconds)
+        finally:
+            await asyncio.gather(*(text.close() for text in texts))
+        found = [percentile(waits, 50) * 1000, percentile(waits, 99) * 1000, beside, 100 * beside / alone]
+        return [*found, percentile(words, 50) * 1000] if words else found
 
     async def _run(
-        self, side: Side, arrivals: Sequence[float], queries: Sequence[str], seconds: float
-    ) -> tuple[list[float], float]:
-        """Seconds that each query waits, and bulk's tokens a second."""
+        self,
+        side: Side,
+        arrivals: Sequence[float],
+        queries: Sequence[str],
+        growing: Sequence[Growing],
+        seconds: float,
+    ) -> tuple[list[float], list[float], float]:
+        """Seconds that each query and each typed word waits, and bulk's tokens a second."""
         answers: list[Answer] = []
         start = time.perf_counter()
         end = start + seconds
@@ -98,8 +114,13 @@ class Mixed(Case):
         async with asyncio.TaskGroup() as group:
             for _ in range(BULK_CLIENTS):
                 group.create_task(bulk())
+            typing = []
+            for number, text in enumerate(growing):
+                words = self._texts.words(round(seconds * WORDS_A_SECOND)).split()
+                first = start + number / len(growing) / WORDS_A_SECOND
+                typing.append(group.create_task(type_words(text, words, first, WORDS_A_SECOND)))
             waits = await open_loop(side, start, arrivals, queries)
-        return waits, rate_within(answers, start, end)
+        return waits, [wait for task in typing for wait in task.result()], rate_within(answers, start, end)
 
 
 async def open_loop(side: Side, start: float, arrivals: Sequence[float], queries: Sequence[str]) -> list[float]:
@@ -132,5 +153,5 @@ def _throughput(texts: Texts) -> Iterator[Case]:
 
 
 def mixed(texts: Texts, seconds: float) -> list[Case]:
-    """Queries beside bulk, for so long."""
-    return [Mixed(texts, seconds)]
+    """Queries beside bulk, and beside texts that are typed as well, each for so long."""
+    return [Mixed(texts, seconds), Mixed(texts, seconds, TYPISTS)]
