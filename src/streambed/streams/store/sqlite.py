@@ -16,14 +16,16 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from streambed.errors import NotFound, SettingsError, StorageFull
-from streambed.streams.store import sqlite_file
+from streambed.streams.store import sqlite_file, sqlite_salvage
 from streambed.streams.store.sqlite_file import reason_of
 from streambed.streams.store.store import Commit, Done, Entry, Erase, Open, Saved, SetOptions
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 BATCH = 1024
 """Entries of one transaction."""
@@ -70,26 +72,19 @@ class SQLiteStore:
         self._damaged: set[str] = set()
         """Sessions that could not be read; they are left as they are."""
         self.on_commit: Callable[[int, int, float], None] = lambda entries, refused, seconds: None
-        try:
-            self._connection: sqlite3.Connection | None = self._open()
-        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"--journal {self._path}: {reason_of(error)}") from None
+        self._connection: sqlite3.Connection | None = None
+        self._or_salvage(self._connect)
         self._thread = threading.Thread(target=self._serve, name="streambed-journal", daemon=True)
 
     def recover(self) -> list[Saved]:
         """As `Store.recover`; starts the thread."""
-        assert self._connection is not None
         sessions = []
-        try:
-            for name, found in sqlite_file.read(self._connection):
-                if isinstance(found, Saved):
-                    sessions.append(found)
-                else:
-                    self._damaged.add(name)
-                    logger.error("journal: session %s is damaged and left out: %s", name, str(found))
-        except (sqlite3.Error, UnicodeDecodeError, AttributeError) as error:
-            self._disconnect()
-            raise SettingsError(f"--journal {self._path}: {reason_of(error)}") from None
+        for name, found in self._or_salvage(lambda: sqlite_file.read(self._connect())):
+            if isinstance(found, Saved):
+                sessions.append(found)
+            else:
+                self._damaged.add(name)
+                logger.error("journal: session %s is damaged and left out: %s", name, str(found))
         self._standings = {saved.id: _Standing(saved.epoch, saved.mark.revision) for saved in sessions}
         self._thread.start()
         return sessions
@@ -215,7 +210,7 @@ class SQLiteStore:
                 sqlite_file.insert(connection, saved)
                 standings[saved.id] = _Standing(saved.epoch, saved.mark.revision)
             case SetOptions():
-                connection.execute("UPDATE sessions SET options = ? WHERE id = ?", (entry.options, entry.session))
+                sqlite_file.set_options(connection, entry.session, entry.options)
             case Commit():
                 standing, revision = standings.get(entry.session), entry.mark.revision
                 if standing is None or standing.revision != revision - 1:
@@ -230,8 +225,29 @@ class SQLiteStore:
 
     # The connection
 
+    def _or_salvage(self, work: Callable[[], Result]) -> Result:
+        """Does it at the start; once more, with what can still be read, if the disk has damaged the file. Raises
+        SettingsError."""
+        try:
+            try:
+                return work()
+            except (sqlite3.Error, UnicodeDecodeError) as error:
+                self._disconnect()
+                if not sqlite_salvage.is_damage(error, self._path):
+                    raise
+                sqlite_salvage.salvage(self._path)
+                return work()
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
+            self._disconnect()
+            raise SettingsError(f"--journal {self._path}: {reason_of(error)}") from None
+
     def _open(self) -> sqlite3.Connection:
         return sqlite_file.open_file(self._path, self._sync)
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = self._open()
+        return self._connection
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -254,8 +270,7 @@ class SQLiteStore:
             connection.execute("BEGIN IMMEDIATE")
             for session in there:
                 if session in self._standings:
-                    told = self._standings[session].revision
-                    connection.execute("DELETE FROM changes WHERE session = ? AND revision > ?", (session, told))
+                    sqlite_file.take_back(connection, session, self._standings[session].revision)
                 else:
                     sqlite_file.erase(connection, session)
             connection.execute("COMMIT")
