@@ -19,6 +19,8 @@ TABLE: dict[str, tuple[int, int | None, bool]] = {
     "revision_gap": (409, None, False),
     "too_large": (413, 1009, False),
     "unsupported_media": (415, None, False),
+    "uri_too_long": (414, None, False),
+    "headers_too_large": (431, None, False),
     "overloaded": (429, 1013, True),
     "internal": (500, 1011, False),
     "not_ready": (503, 1012, True),

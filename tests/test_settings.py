@@ -50,6 +50,7 @@ def test_accepted(values: dict[str, Any]) -> None:
         ({"threads": -1}, "--threads"),
         ({"max_batch_tokens": 0}, "--max-batch-tokens"),
         ({"max_body": 1023}, "--max-body"),
+        ({"max_body": 1 << 20, "max_bodies": (2 << 20) - 1}, "--max-bodies"),
         ({"max_requests": 0}, "--max-requests"),
         ({"timeout": 0}, "--timeout"),
         ({"timeout": -1.0}, "--timeout"),

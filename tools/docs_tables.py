@@ -15,12 +15,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from streambed.errors import ERROR_TABLE
-from streambed.limits import LIMITS
+from streambed.limits import HISTORY, LIMITS, MAX_UNCOMMITTED
 from streambed.server.routes import ROUTES
 from streambed.server.sessions import Sessions
 from streambed.settings import groups, shown_default
 from streambed.streams.protocol import TRANSITIONS
-from streambed.streams.store.store import HISTORY
 from streambed.wire import (
     CLIENT_EVENTS,
     SERVER_EVENTS,
@@ -147,6 +146,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "embeddings": lambda: table("| field | type | default | meaning |", model_rows(EmbeddingsRequest)),
     "prefixes": lambda: table("| field | type | default | meaning |", model_rows(PrefixesRequest)),
     "history": lambda: f"{HISTORY:,}",
+    "unacknowledged": lambda: f"{MAX_UNCOMMITTED:,}",
     "transitions": lambda: table(
         "| state | event | state after |",
         [[a.value, f"`{e}`", b.value] for (a, e), b in sorted(TRANSITIONS.items(), key=str)],

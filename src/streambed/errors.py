@@ -8,8 +8,9 @@ StreambedError
 └── RequestError         a request failed; each subclass is one row of the table below
     ├── InvalidRequest   ├── Unauthorized     ├── ForbiddenOrigin  ├── NotFound
     ├── OffsetConflict   ├── OffsetGap        ├── RevisionConflict ├── RevisionGap
-    ├── TooLarge         ├── UnsupportedMedia ├── Overloaded       ├── Internal
-    └── NotReady         ├── DeadlineExceeded └── StorageFull
+    ├── TooLarge         ├── UnsupportedMedia ├── TargetTooLong    ├── HeadTooLarge
+    ├── Overloaded       ├── Internal         ├── NotReady         ├── DeadlineExceeded
+    └── StorageFull
 
 Whatever speaks about errors (HTTP bodies, OpenAPI, close codes, docs) reads the class attributes; nothing retypes them.
 """
@@ -60,6 +61,8 @@ class RequestError(StreambedError):
     status: ClassVar[int]
     close_code: ClassVar[int | None] = None
     retryable: ClassVar[bool] = False
+    closes: bool = False
+    """Whether the connection ends with it: where the rest of the request lies, or whether it is another one, is unknown."""
 
     expected_offset: int | None = None
     """Length of the session's text, in its unit, where the change assumed another."""
@@ -120,10 +123,21 @@ class RevisionGap(RequestError):
 
 class TooLarge(RequestError):
     code, status, close_code = "too_large", 413, 1009
+    closes = True
 
 
 class UnsupportedMedia(RequestError):
     code, status = "unsupported_media", 415
+
+
+class TargetTooLong(RequestError):
+    code, status = "uri_too_long", 414
+    closes = True
+
+
+class HeadTooLarge(RequestError):
+    code, status = "headers_too_large", 431
+    closes = True
 
 
 class Overloaded(RequestError):

@@ -15,7 +15,13 @@ class Limit:
 
 # Each row gives its value the name by which the code that keeps the limit imports it.
 LIMITS = (
-    Limit("Head of a request", (HEAD_BYTES := 64 << 10), "bytes", "A longer one is answered with 400."),
+    Limit("Head of a request", (HEAD_BYTES := 64 << 10), "bytes", "A longer one is answered with `headers_too_large`."),
+    Limit(
+        "Path and query of a request",
+        (TARGET_BYTES := 16 << 10),
+        "bytes",
+        "Longer ones are answered with `uri_too_long`.",
+    ),
     Limit(
         "Time for a head",
         (HEAD_SECONDS := 10.0),
@@ -30,6 +36,19 @@ LIMITS = (
         "Requests below `/v1/sessions`; `--max-body` counts for all others. The answer is `too_large`.",
     ),
     Limit("Body of `POST /playground/key`", (KEY_BODY := 16 << 10), "bytes", "The same."),
+    Limit(
+        "Keys of a body or frame",
+        (MAX_KEYS := 2048),
+        "keys",
+        "Of JSON, in all its objects, known or not. One more is answered with `invalid_request`, before the rest has come.",
+    ),
+    Limit(
+        "Items of a body or frame",
+        (MAX_ITEMS := (1 << 20) + (1 << 18)),
+        "items",
+        "In all its lists, such as token ids, and strings. The same.",
+    ),
+    Limit("Depth of a body or frame", (MAX_DEPTH := 32), "levels", "Of lists and objects in one another. The same."),
     Limit("Time to read", (READ_SECONDS := 60.0), "seconds", "A client that reads nothing for so long is dropped."),
     Limit("Inputs", (MAX_INPUTS := 2048), "texts", "Of one request for embeddings, as OpenAI has it."),
     Limit("Prefixes", (MAX_PREFIXES := 2048), "places", "Of one request for prefix embeddings."),
@@ -54,16 +73,32 @@ LIMITS = (
         "A larger one from a client ends the WebSocket, with close code 1009.",
     ),
     Limit(
+        "Frames without a message",
+        (FRAMES_PER_SECOND := 256),
+        "a second",
+        "Of one WebSocket: pings, pongs, pieces of a message, empty ones. More close it, with code 1008.",
+    ),
+    Limit("Such frames at once", (FRAME_BURST := 2048), "frames", "After a time with fewer."),
+    Limit(
+        "Bytes of a WebSocket",
+        (SOCKET_BYTES_PER_SECOND := 16 << 20),
+        "bytes a second",
+        "From the client. More close it, with code 1008.",
+    ),
+    Limit("Bytes of a WebSocket at once", (SOCKET_BURST := 64 << 20), "bytes", "After a time with fewer."),
+    Limit(
         "Events that wait",
         (MAX_WAITING := 1024),
         "events",
-        "Of one session, while its text is being changed. One more is refused with `overloaded`.",
+        "Of one session, while its text is being changed. Then no more are read from its WebSocket; over HTTP one more is "
+        "refused with `overloaded`.",
     ),
     Limit(
         "Changes that are not on disk",
         (MAX_UNCOMMITTED := 1024),
         "changes",
-        "Of one session with `--journal`. One more is refused with `overloaded`.",
+        "Of one session with `--journal`, and of those that wait. More are not read from its WebSocket; over HTTP one more "
+        "is refused with `overloaded`.",
     ),
     Limit(
         "Changes that are remembered",

@@ -92,6 +92,11 @@ class Settings:
         "Ignore unknown fields instead of refusing them; the header X-Ignored-Fields of the reply names them.",
     )
     max_body: int = _setting(16 << 20, "Largest request body.", size=True, group="Limits")
+    max_bodies: int | None = _setting(
+        None,
+        "Bytes of all request bodies at once, of which one of several keys may take half; by default eight of the largest.",
+        size=True,
+    )
     max_requests: int = _setting(512, "Requests in progress at once; more are refused with 429.")
     timeout: float = _setting(600.0, "Seconds after which a request is given up with 504.")
     drain: float = _setting(30.0, "Seconds that requests in progress have to end after SIGTERM.")
@@ -141,6 +146,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise SettingsError(f"--{name.replace('_', '-')} is {value}; at least {least} is expected")
+        if self.body_memory < 2 * self.max_body:
+            raise SettingsError(f"--max-bodies is {self.body_memory}; at least twice --max-body is expected")
         for name in ("timeout", "drain", "session_ttl", "socket_idle", "socket_life"):
             if not 0 < getattr(self, name) < float("inf"):
                 flag = f"--{name.replace('_', '-')}"
@@ -165,6 +172,11 @@ class Settings:
         """Names and paths of `reducer`."""
         pairs = (each.partition("=") for each in self.reducer)
         return [(name, path) for name, _, path in pairs]
+
+    @property
+    def body_memory(self) -> int:
+        """Bytes of all request bodies at once."""
+        return 8 * self.max_body if self.max_bodies is None else self.max_bodies
 
     @property
     def is_loopback(self) -> bool:

@@ -176,6 +176,7 @@ VALUES: dict[str, tuple[list[str], Any]] = {
     "accept_token_ids": ([], True),
     "ignore_unknown_fields": ([], True),
     "max_body": (["1MiB"], 1 << 20),
+    "max_bodies": (["64MiB"], 64 << 20),
     "max_requests": (["5"], 5),
     "timeout": (["1.5"], 1.5),
     "session_ttl": (["30"], 30.0),

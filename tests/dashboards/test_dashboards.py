@@ -25,7 +25,7 @@ DASHBOARDS = ROOT / "dashboards"
 SERVER_FAULTS = {"internal", "out_of_memory", "deadline", "not_ready", "overloaded", "storage_full"}
 CLIENT_FAULTS = {
     "cancelled", "invalid_request", "unauthorized", "forbidden_origin", "not_found", "offset_conflict", "offset_gap",
-    "revision_conflict", "revision_gap", "too_large", "unsupported_media",
+    "revision_conflict", "revision_gap", "too_large", "unsupported_media", "uri_too_long", "headers_too_large",
 }  # fmt: skip
 TARGET = {"job", "instance"}
 """Labels that Prometheus gives to all series of a target."""

@@ -18,7 +18,7 @@ def test_slow_body_is_given_up(serve: Serve, monkeypatch: pytest.MonkeyPatch, se
     answer = live.raw(HEAD + b"Connection: close\r\n\r\n" + sent)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"did not arrive" in answer
-    until(lambda: guard_of(live, Admission).running["http"] == 0)
+    until(lambda: guard_of(live, Admission).places["http"].taken == 0)
     assert live.post("a").status_code == 200
 
 

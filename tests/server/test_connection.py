@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import threading
 import time
 from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -19,6 +21,7 @@ from streambed import Engine
 from streambed.server import connection
 from streambed.server.app import create_app
 from streambed.server.connection import Connection, WebSocketConnection
+from streambed.server.connections import Connections
 from streambed.settings import Settings
 from tests.server.conftest import Serve, Servers, read_all, until
 from tests.server.test_socket import open_peer
@@ -37,7 +40,8 @@ async def closed_within(reader: asyncio.StreamReader, seconds: float) -> bool:
 def test_heads_have_a_deadline(tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "HEAD_SECONDS", 0.3)
     app = create_app(tiny_engine, Settings())
-    server = uvicorn.Server(uvicorn.Config(app, port=0, http=Connection, ws="none", log_config=None))
+    http: Any = functools.partial(Connection, connections=Connections(10))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, http=http, ws="none", log_config=None))
 
     async def scenario() -> None:
         serving = asyncio.create_task(server.serve())

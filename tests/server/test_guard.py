@@ -55,10 +55,17 @@ def test_host_is_checked_on_every_route(live: Live) -> None:
 def test_too_many_requests(serve: Serve) -> None:
     live = serve(Settings(max_requests=2))
     content = json.dumps({"model": live.model, "input": "a"}).encode().ljust(100)
+    places = guard_of(live, Admission).places["http"]
     with live.connect() as first, live.connect() as second:
-        for client in (first, second):  # their bodies have begun and not ended
+        for client in (first, second):  # their bodies have begun and not ended: that takes no place
             client.sendall(HEAD + b"Connection: close\r\n\r\n" + content[:10])
-        until(lambda: guard_of(live, Admission).running["http"] == 2)
+        assert live.post("a").status_code == 200
+        for client in (first, second):
+            client.sendall(content[10:])
+            assert read_all(client).startswith(b"HTTP/1.1 200 ")
+    with places.open("") as one, places.open("") as two:  # as two requests that are being computed
+        one.take(1)
+        two.take(1)
         for path in ("/v1/embeddings", "/tokenize"):
             refused = live.client.post(path, json={})
             assert refused.status_code == 429
@@ -66,13 +73,9 @@ def test_too_many_requests(serve: Serve) -> None:
             assert error_of(refused)["code"] == "overloaded"
         for path in ("/livez", "/readyz", "/health", "/info", "/v1/models"):
             assert live.client.get(path).status_code == 200
-        first.sendall(content[10:])
-        assert read_all(first).startswith(b"HTTP/1.1 200 ")
-        until(lambda: guard_of(live, Admission).running["http"] == 1)
+        one.give_back()
         assert live.post("a").status_code == 200
-        second.sendall(content[10:])
-        assert read_all(second).startswith(b"HTTP/1.1 200 ")
-    until(lambda: guard_of(live, Admission).running["http"] == 0)
+    until(lambda: places.taken == 0)
 
 
 def test_failed_requests_leave_their_place(serve: Serve) -> None:
@@ -82,7 +85,7 @@ def test_failed_requests_leave_their_place(serve: Serve) -> None:
         live.client.post("/nope", json={})
         live.client.post("/v1/embeddings", content=b"{")
     assert live.post("a").status_code == 200
-    until(lambda: guard_of(live, Admission).running["http"] == 0)
+    until(lambda: guard_of(live, Admission).places["http"].taken == 0)
 
 
 def test_engine_overload_is_429(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,17 +241,17 @@ def test_too_many_sockets(serve: Serve) -> None:
         assert int(refused.headers["Retry-After"]) >= 1
         assert live.post("a").status_code == 200, "requests have a limit of their own"
         first.ws.close()
-        until(lambda: guard_of(live, Admission).running["websocket"] == 1)
+        until(lambda: guard_of(live, Admission).places["websocket"].taken == 1)
         assert handshake(live).status_code == 101
         second.drop()
-        until(lambda: guard_of(live, Admission).running["websocket"] == 0)
+        until(lambda: guard_of(live, Admission).places["websocket"].taken == 0)
 
 
 def test_refused_handshakes_leave_their_place(serve: Serve) -> None:
     live = serve(Settings(max_sockets=1))
     for path, headers in (("/nope", {}), ("/v1/embeddings", {"origin": "https://evil.example"})):
         assert handshake(live, path, **headers).status_code in (403, 404)
-    assert guard_of(live, Admission).running["websocket"] == 0
+    assert guard_of(live, Admission).places["websocket"].taken == 0
     with open_peer(live) as peer:
         peer.create()
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -31,7 +32,13 @@ SECONDS = 60
 class Process:
     """A running command; its output is collected line by line."""
 
-    def __init__(self, *arguments: str | Path, **environment: str) -> None:
+    def __init__(self, *arguments: str | Path, descriptors: int | None = None, **environment: str) -> None:
+        """descriptors: how many the process may have."""
+
+        def bound() -> None:
+            if descriptors is not None:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("STREAMBED_")}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "streambed", "serve", *map(str, arguments)],
@@ -40,6 +47,7 @@ class Process:
             stderr=subprocess.STDOUT,
             text=True,
             env=inherited | environment,
+            preexec_fn=bound,
         )
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)

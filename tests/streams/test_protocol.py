@@ -593,6 +593,81 @@ def test_clients_that_send_no_base_revision_take_their_chances() -> None:
     assert (desk.text, desk.protocol.changes.now.revision) == ("xbab", 3)
 
 
+# What was sent behind a change that is refused
+
+
+UNPLACED: dict[str, Callable[[Desk], None]] = {
+    "append": lambda desk: desk.append("b"),
+    "replace": lambda desk: desk.replace(0, 0, "b"),
+}
+PLACED: dict[str, Callable[[Desk], None]] = {
+    "append at a revision": lambda desk: desk.append("b", base_revision=1),
+    "append at an offset": lambda desk: desk.append("b", offset=1),
+    "replace at a revision": lambda desk: desk.replace(1, 1, "b", base_revision=1),
+    "the whole text": lambda desk: desk.set("ab"),
+}
+REFUSED: dict[str, Callable[[Desk], None]] = {
+    "too large": lambda desk: desk.append("x" * 2000),
+    "no text": lambda desk: desk.append("\ud800"),
+    "outside": lambda desk: desk.replace(5, 9, "x"),
+    "too early": lambda desk: desk.append("x", base_revision=9),
+    "elsewhere": lambda desk: desk.append("x", offset=9),
+}
+
+
+@pytest.mark.parametrize("behind", UNPLACED.values(), ids=UNPLACED)
+@pytest.mark.parametrize("first", REFUSED.values(), ids=REFUSED)
+def test_nothing_behind_a_refused_change_is_applied(
+    first: Callable[[Desk], None], behind: Callable[[Desk], None]
+) -> None:
+    desk = Desk()
+    desk.append("a")
+    with pytest.raises(RequestError):
+        first(desk)
+    for _ in range(3):
+        error = desk.refused("revision_conflict", behind, desk)
+        assert (error.expected_offset, desk.text) == (1, "a")
+
+
+@pytest.mark.parametrize("next_", PLACED.values(), ids=PLACED)
+def test_a_client_that_knows_where_the_text_stands_goes_on(next_: Callable[[Desk], None]) -> None:
+    desk = Desk()
+    desk.append("a")
+    with pytest.raises(TooLarge):
+        desk.append("x" * 2000)
+    next_(desk)
+    desk.append("c")
+    assert desk.text == "abc"
+
+
+def test_what_was_sent_behind_a_change_that_the_disk_refused_is_not_applied() -> None:
+    desk = Desk(durable=True)
+    desk.append("a")
+    desk.append("b")
+    desk.storage_failed(1)
+    desk.refused("revision_conflict", desk.append, "c")
+    desk.append("a", base_revision=0)
+    desk.append("b")
+    assert desk.text == "ab"
+
+
+def test_a_refusal_that_another_client_hears_changes_nothing() -> None:
+    desk = Desk()
+    with pytest.raises(TooLarge):
+        desk.append("x" * 2000, Ear())
+    desk.append("a")
+    assert desk.text == "a"
+
+
+def test_who_attaches_is_told_where_the_text_stands() -> None:
+    desk = Desk()
+    with pytest.raises(TooLarge):
+        desk.append("x" * 2000)
+    desk.attach(desk.ear)
+    desk.append("a")
+    assert desk.text == "a"
+
+
 # Offsets
 
 
@@ -694,8 +769,9 @@ def test_positions_inside_a_character_are_refused(unit_: str) -> None:
     inside = set(range(ENDS[unit_][-1])) - set(ENDS[unit_])
     desk = Desk(MIXED, offset_unit=unit_)
     for position in inside:
-        assert desk.refused("invalid_request", desk.replace, position, ENDS[unit_][-1], "").param == "start"
-        assert desk.refused("invalid_request", desk.replace, 0, position, "").param == "end"
+        for start, end, param in [(position, ENDS[unit_][-1], "start"), (0, position, "end")]:
+            error = desk.refused("invalid_request", desk.replace, start, end, "", base_revision=0)
+            assert error.param == param
         assert desk.refused("invalid_request", desk.append, "b", offset=position).param == "offset"
 
 
@@ -724,10 +800,10 @@ def test_ranges_outside_the_text_are_refused(start: int, end: int, param: str) -
 def test_too_many_characters_are_refused() -> None:
     desk = Desk("12345678", limits=Limits(max_characters=10, max_tokens=1000))
     for change, values in [(desk.append, ("abc",)), (desk.set, ("x" * 11,)), (desk.replace, (2, 4, "abcde"))]:
-        error = desk.refused("too_large", change, *values)
+        error = desk.refused("too_large", change, *values, base_revision=0)
         assert "11 characters; the limit is 10" in error.message
         assert error.param == "text"
-    desk.replace(2, 4, "abcd")
+    desk.replace(2, 4, "abcd", base_revision=0)
     desk.set("123456789x")
     assert desk.text == "123456789x"
 
@@ -743,7 +819,7 @@ def test_only_the_new_part_of_an_overlap_counts() -> None:
 def test_too_many_tokens_are_refused() -> None:
     desk = Desk("你你你", max_tokens=10)
     for change, values in [(desk.append, ("你",)), (desk.set, ("好你你你",)), (desk.replace, (0, 0, "é"))]:
-        desk.refused("too_large", change, *values)
+        desk.refused("too_large", change, *values, base_revision=0)
     desk.append("!", event_id="e", base_revision=0)
     assert desk.ear.one(InputTextAck).tokens == 10
 
@@ -752,7 +828,7 @@ def test_a_lone_surrogate_is_refused() -> None:
     for unit_ in ENDS:
         desk = Desk("text", offset_unit=unit_)
         for change, values in [(desk.append, ("\ud800",)), (desk.set, ("a\udfff",)), (desk.replace, (0, 1, "\ud83d"))]:
-            desk.refused("invalid_request", change, *values)
+            desk.refused("invalid_request", change, *values, base_revision=0)
 
 
 def test_credit_is_what_may_wait_for_the_journal() -> None:
@@ -1554,8 +1630,8 @@ def test_a_change_after_a_failure_is_committed_whole() -> None:
     desk.append("e")
     desk.storage_failed(1)
     desk.commits.clear()
-    for text in ("x", "y"):
-        desk.append(text)
+    for revision, text in enumerate("xy"):
+        desk.append(text, base_revision=revision)
     assert [commit.mark.revision for commit in desk.commits] == [1, 2]
     assert desk.commits[0].snapshot == ("abcx", desk.commits[0].digest)
     assert desk.commits[1].snapshot is None
@@ -1635,7 +1711,7 @@ def test_a_failure_that_was_dealt_with_is_not_dealt_with_again() -> None:
     first, second, third = desk.commits
     desk.storage_failed(first)
     assert desk.text == ""
-    desk.append("x", event_id="e1")
+    desk.append("x", event_id="e1", offset=0)
     desk.append("y", event_id="e2")
     desk.ear.take()
     desk.storage_failed(second)
@@ -1650,7 +1726,7 @@ def test_a_failure_that_was_dealt_with_is_not_dealt_with_again() -> None:
 def test_a_second_failure_is_dealt_with_as_the_first() -> None:
     desk = Desk("-", durable=True)
     for text in ("a", "b", "c"):
-        desk.append(text, event_id=text)
+        desk.append(text, event_id=text, base_revision=0)
         desk.storage_failed(1)
         assert (desk.text, desk.protocol.changes.now.revision) == ("-", 0)
         assert desk.ear.one(ErrorEvent).event_id == text
@@ -1678,7 +1754,7 @@ def test_the_text_on_disk_is_put_together_change_by_change() -> None:
         assert desk.protocol.acknowledged.offset == len(text)
     desk.storage_failed(4)
     assert desk.text == "Goodbye"
-    desk.replace(0, 4, "")
+    desk.replace(0, 4, "", base_revision=3)
     desk.append("?")
     desk.committed(4)
     desk.storage_failed(5)
@@ -1733,7 +1809,7 @@ def test_what_has_ended_cannot_change() -> None:
     assert error.param == "start"
     assert "before 10" in error.message
     assert desk.refused("invalid_request", desk.set, "another").param == "text"
-    desk.replace(10, 11, "A")
+    desk.replace(10, 11, "A", base_revision=0)
     desk.set("0123456789A")
     assert desk.text == "0123456789A"
 
@@ -1781,7 +1857,7 @@ def test_a_last_embedding_waits_for_the_journal() -> None:
     assert desk.ear.take() == []
     desk.storage_failed(1)
     assert [type(event) for event in desk.ear.take()] == [ErrorEvent]
-    desk.append("9xyz")
+    desk.append("9xyz", base_revision=0)
     desk.finish()
     desk.committed(1)
     _, last = desk.ear.take()
@@ -1850,7 +1926,7 @@ def test_a_segment_that_ended_is_taken_back_with_its_change() -> None:
     assert desk.ear.one(ErrorEvent).event_id == "lost"
     assert (desk.text, desk.document.start, desk.document.segment) == ("01234567", 0, 0)
     assert ending.future.cancelled()
-    desk.append("89abc")
+    desk.append("89abc", base_revision=1)
     desk.committed(2)
     assert desk.ear.one(InputTextAck).start == 10
 
@@ -2055,6 +2131,7 @@ class Sessions(RuleBasedStateMachine):
         )  # fmt: skip
         self.desk.look = self.look
         self.holder: Listener | None = None
+        self.misled: Listener | None = None  # of whose changes one was refused, and that has not shown that it knows
         self.clients: list[Listener] = []
         self.order: list[tuple[Listener, str]] = []  # of embeddings that were asked for
         self.sent: list[InputText] = []
@@ -2172,7 +2249,7 @@ class Sessions(RuleBasedStateMachine):
         ours = [effect for effect in kept if isinstance(effect, Send) and effect.peer is not client]
         desk.protocol._effects[:] = ours
         desk.carry_out()  # the one that had it is out
-        self.holder = client
+        self.holder, self.misled = client, None
         desk.protocol._effects[:] = [effect for effect in kept if effect not in ours]
         desk.carry_out()
 
@@ -2185,9 +2262,16 @@ class Sessions(RuleBasedStateMachine):
     def post(self, event: InputText, client: Listener) -> None:
         verdict = self.log.judge(event)
         assert event.event_id is not None
+        placed = event.base_revision is not None or isinstance(event, InputTextSet)
+        if client is self.misled and not placed and getattr(event, "offset", None) is None:
+            verdict = "revision_conflict"
         if isinstance(verdict, str):
             assert self.desk.refused(verdict, self.desk.change, event, client).code == verdict
+            if client is self.holder:
+                self.misled = client
             return
+        if client is self.misled:
+            self.misled = None
         if isinstance(verdict, Entry):
             self.log.entries.append(verdict)
             if not self.durable:
@@ -2317,6 +2401,8 @@ class Sessions(RuleBasedStateMachine):
         if id(commit) not in self.dead:
             self.dead |= {id(each) for each in self.kept}
             del self.log.entries[self.acked :]
+            if self.holder is not None and any(each.text is None for each in self.holder.waiting.values()):
+                self.misled = self.holder
         self.desk.storage_failed(commit)
 
     @rule(seconds=st.sampled_from([0.0, 0.01, 0.1, 0.3, 2.0]))

@@ -36,6 +36,7 @@ from streambed.server.reference import Reference
 from streambed.server.replies import dialect_of, error_response, note
 from streambed.server.routes import FILES, ROUTES, WEBSOCKET, Routes
 from streambed.server.sessions import Sessions
+from streambed.server.shares import Shares
 from streambed.server.socket import Sockets
 from streambed.settings import Settings
 from streambed.streams.registry import Registry
@@ -86,7 +87,9 @@ def create_app(
         Visits(),
         Routes(tuple(row for row in ROUTES if row.handler != "metrics.serve" or settings.metrics_port is None)),
     )
-    inside = SocketPaths(Admission(Bodies(app, settings.max_body), settings), routes)
+    many = len(keys) > 1
+    in_flight = Shares(settings.body_memory, "bytes of bodies are in flight", many)
+    inside = SocketPaths(Bodies(Admission(app, settings, many), settings.max_body, in_flight), routes)
     keyed = Keys(inside, tuple(map(str.encode, keys)), visits)
     guard: ASGIApp = Refusals(Hosts(Origins(keyed, settings.allow_origin), settings, bool(keys)))
     reference = Reference(app, bool(keys))

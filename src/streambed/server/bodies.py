@@ -1,15 +1,18 @@
-"""Bodies: JSON, of bounded size, in bounded time. Bytes are counted while they arrive."""
+"""Bodies: JSON, of bounded size and structure, in bounded time and within a budget of bytes for all. All of it is counted
+while they arrive, before anything is parsed."""
 
 import asyncio
 from dataclasses import dataclass
 
 from starlette.types import Message, Receive, Scope, Send
 
-from streambed.errors import InvalidRequest, TooLarge, UnsupportedMedia
+from streambed.errors import InvalidRequest, RequestError, TooLarge, UnsupportedMedia
 from streambed.limits import BODY_SECONDS
 from streambed.server.guard import brings_body
 from streambed.server.layer import Layer
 from streambed.server.routes import Row
+from streambed.server.shares import Share, Shares
+from streambed.wire.structure import Structure
 
 
 @dataclass(eq=False)
@@ -17,16 +20,19 @@ class Bodies(Layer):
     """Reads the body, and hands it on whole."""
 
     limit: int
+    bytes: Shares
+    """Of all bodies that are arriving or being worked on."""
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if brings_body(scope):
-            headers, row = scope["state"]["headers"], scope["state"]["row"]
-            _check_media(headers)
-            body = await _read(headers, receive, self._limit_of(row))
-            if body is None:
-                return  # the client has left
-            receive = _replay(body, receive)
-        await self.app(scope, receive, send)
+        if not brings_body(scope):
+            await self.app(scope, receive, send)
+            return
+        headers, row = scope["state"]["headers"], scope["state"]["row"]
+        _check_media(headers)
+        with self.bytes.open(scope["state"].get("owner")) as share:
+            body = await _read(headers, receive, self._limit_of(row), share)
+            if body is not None:  # else the client has left
+                await self.app(scope, _replay(body, receive), send)
 
     def _limit_of(self, row: Row | None) -> int:
         return min(self.limit, row.limit) if row is not None and row.limit is not None else self.limit
@@ -41,25 +47,36 @@ def _check_media(headers: dict[bytes, bytes]) -> None:
         raise UnsupportedMedia("Content-Type must be application/json")
 
 
-async def _read(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes | None:
+async def _read(headers: dict[bytes, bytes], receive: Receive, limit: int, share: Share) -> bytes | None:
     """The body; None where the client left while it arrived."""
+    structure = Structure()
     declared = headers.get(b"content-length", b"0")
     if declared.isdigit() and int(declared[:20]) > limit:
         raise TooLarge(f"the body has {int(declared[:20]):,} bytes; the limit is {limit:,}")
-    body, more = bytearray(), True
+    parts: list[bytes] = []  # to grow one piece would copy it again and again
+    size, more = 0, True
     try:
         async with asyncio.timeout(BODY_SECONDS):
             while more:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     return None
-                body += message.get("body", b"")
-                if len(body) > limit:
+                part = message.get("body", b"")
+                size += len(part)
+                if size > limit:
                     raise TooLarge(f"the body has more than {limit:,} bytes, which is the limit")
+                share.take(len(part))
+                structure.feed(part)
+                parts.append(part)
                 more = message.get("more_body", False)
     except TimeoutError:
+        parts.clear()
         raise InvalidRequest(f"the body did not arrive within {BODY_SECONDS:.0f} seconds") from None
-    return bytes(body)
+    except RequestError as error:
+        parts.clear()  # the error would keep them alive while the rest is dropped
+        error.closes = True
+        raise
+    return b"".join(parts)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

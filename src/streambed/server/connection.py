@@ -5,19 +5,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import sys
 from typing import TYPE_CHECKING, Any
 
 import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.protocol import State
+from websockets.protocol import State as SocketState
 
 if TYPE_CHECKING:
+    from websockets.frames import Frame
     from websockets.http11 import Request
 
-from streambed.errors import InvalidRequest
-from streambed.limits import HEAD_SECONDS, READ_SECONDS
-from streambed.server.replies import IDLE_SECONDS, LINGER_SECONDS, error_response
+    from streambed.errors import RequestError
+
+from streambed.errors import HeadTooLarge, InvalidRequest, TargetTooLong
+from streambed.limits import HEAD_BYTES, HEAD_SECONDS, READ_SECONDS, TARGET_BYTES
+from streambed.server.connections import ANSWERED, Connections, State
+from streambed.server.frames import PIECE, FrameBudget
+from streambed.server.guard import CROWDED
+from streambed.server.marks import Marks
+from streambed.server.replies import IDLE_SECONDS, LINGER_SECONDS, write_error
 
 LEAVING_SECONDS = 1.0
 """As READ_SECONDS, once the server shuts down."""
@@ -45,8 +54,17 @@ class Connection(H11Protocol):
     _half_closed = False
     _asking: asyncio.TimerHandle | None = None
 
+    def __init__(self, *values: Any, connections: Connections, **more: Any) -> None:
+        super().__init__(*values, **more)
+        self._all = connections
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if not self._all.admit(len(self.connections)):
+            if len(self.connections) > self._all.most + ANSWERED:
+                transport.abort()
+                return
+            self.app_state = {**self.app_state, CROWDED: True}
         self._set_deadline()
 
     def data_received(self, data: bytes) -> None:
@@ -56,7 +74,23 @@ class Connection(H11Protocol):
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         super().handle_websocket_upgrade(event)
         self._upgraded = True
+        self._all.note(self.transport, None)
         self._cancel()
+
+    def send_400_response(self, msg: str) -> None:
+        """What comes is no HTTP, or more of a head than is read. A request whose body it is hears nothing of the answer."""
+        error: RequestError = InvalidRequest("this is not a request of HTTP/1.1")
+        if isinstance(cause := sys.exc_info()[1], h11.RemoteProtocolError) and cause.error_status_hint == 431:
+            error = HeadTooLarge(f"the head of the request has more than {HEAD_BYTES:,} bytes, which is the limit")
+            if b"\n" not in self.conn.trailing_data[0]:
+                error = TargetTooLong(f"path and query have more than {TARGET_BYTES:,} bytes, which is the limit")
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or not cycle.response_started:
+            self.transport.write(write_error(error))
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self.transport.close()
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Whether to keep our side open: while a request that came whole is being answered."""
@@ -71,6 +105,7 @@ class Connection(H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        self._note()
         if self._half_closed and self.cycle.response_complete:  # no other request had come on it
             self.transport.close()
 
@@ -89,6 +124,7 @@ class Connection(H11Protocol):
         self._ask_later()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._all.note(self.transport, None)
         self._cancel()
         if self._asking is not None:
             self._asking.cancel()
@@ -129,11 +165,24 @@ class Connection(H11Protocol):
     def _set_deadline(self) -> None:
         if self._upgraded:  # this connection has another protocol now
             return
+        self._note()
         in_head = self.cycle is None or self.cycle.response_complete
         if not in_head:
             self._cancel()
         elif self._deadline is None:
             self._deadline = asyncio.get_running_loop().call_later(HEAD_SECONDS, self.transport.close)
+
+    def _note(self) -> None:
+        cycle: RequestResponseCycle | None = self.cycle
+        if self.transport.is_closing():
+            state: State | None = None
+        elif cycle is None:
+            state = "silent"
+        elif cycle.response_complete:
+            state = "idle"
+        else:
+            state = "sending" if cycle.more_body else None
+        self._all.note(self.transport, state)
 
     def _cancel(self) -> None:
         if self._deadline is not None:
@@ -142,11 +191,12 @@ class Connection(H11Protocol):
 
 
 class WebSocketConnection(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket, whose clients can be dropped while there is something that they do not read.
+    """uvicorn's WebSocket, whose clients can be dropped while there is something that they do not read, and are where they
+    send more frames or bytes than anybody needs to.
 
-    Puts `abort` in the scope's state. Says nothing of each connection: their paths may hold a key. After a frame that ends
-    it (too large, not UTF-8) it reads on for a while, as `replies` does: to close with bytes unread would reset the
-    connection, and the client would lose the reason.
+    Puts `abort` and `marks` in the scope's state; a message that is sent with a `mark` is marked. Says nothing of each
+    connection: their paths may hold a key. After a frame that ends it (too large, not UTF-8) it reads on for a while, as
+    `replies` does: to close with bytes unread would reset the connection, and the client would lose the reason.
     """
 
     def __init__(self, *values: Any, **more: Any) -> None:
@@ -154,31 +204,70 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self.logger = self.conn.logger = logging.getLogger("streambed.websocket")
         self.logger.setLevel(logging.WARNING)
         self.logger.addFilter(_is_ours)
+        self._ended = False
+        self._budget = FrameBudget(self.loop.time())
+        self._marks = Marks()
+        self._messages = 0
 
     def data_received(self, data: bytes) -> None:
-        if self.conn.parser_exc is not None:
+        for at in range(0, len(data), PIECE):  # thousands of small frames may have come at once
+            self._data_received(data[at : at + PIECE])
+
+    def _data_received(self, data: bytes) -> None:
+        if self._ended or self.conn.parser_exc is not None:
             self._read_on()
             return
         if self.close_sent and not self.handshake_initiated:
             return
         super().data_received(data)
+        if self.handshake_complete and not self._budget.pay(len(data), self.loop.time()) and not self.close_sent:
+            self.conn.send_close(1008, "too many frames or bytes in a second")
+            self.handle_parser_exception()
+            return
         # A head comes whole. One that websockets cannot read makes it fail without an event, and uvicorn waits on.
         if not self.handshake_initiated:
             self.handshake_complete = self.close_sent = True
-            refusal = error_response(
-                InvalidRequest("this is no handshake of a WebSocket: no body, and at most 128 headers of 8 KiB")
-            )
-            headers = [*refusal.raw_headers, (b"connection", b"close")]
-            head = b"".join(b"%b: %b\r\n" % header for header in headers)
-            self.transport.write(b"HTTP/1.1 400 Bad Request\r\n%b\r\n%b" % (head, bytes(refusal.body)))
+            refusal = InvalidRequest("this is no handshake of a WebSocket: no body, and at most 128 headers of 8 KiB")
+            self.transport.write(write_error(refusal))
             self.transport.close()
+
+    def handle_text(self, event: Frame) -> None:
+        self._budget.count(whole=event.fin and bool(event.data))
+        super().handle_text(event)
+
+    def handle_bytes(self, event: Frame) -> None:
+        self._budget.count(whole=event.fin and bool(event.data))
+        super().handle_bytes(event)
+
+    def handle_cont(self, event: Frame) -> None:
+        self._budget.count()
+        super().handle_cont(event)
+
+    def handle_ping(self) -> None:
+        self._budget.count()
+        super().handle_ping()
+
+    def handle_pong(self, event: Frame) -> None:
+        if not self._marks.pong(bytes(event.data), self._messages):
+            self._budget.count()
+            super().handle_pong(event)
+
+    def send_receive_event_to_app(self) -> None:
+        self._messages += 1
+        super().send_receive_event_to_app()
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
         if hasattr(self, "scope"):  # it is a handshake
-            self.scope["state"]["abort"] = self.transport.abort
+            self.scope["state"].update(abort=self.transport.abort, marks=self._marks)
 
     async def send(self, message: Any) -> None:
+        if self._ended:
+            raise ClientDisconnected
+        if "mark" in message:
+            await self.writable.wait()
+            if self.conn.state is SocketState.OPEN:
+                self.conn.send_ping(self._marks.set(message["mark"]))
         await super().send(message)
         if message["type"] == "websocket.http.response.body":
             self.handshake_complete = True  # a refusal is an answer, too
@@ -186,6 +275,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
     def handle_parser_exception(self) -> None:
         closed = self.conn.close_sent
         assert closed is not None
+        self._ended = True
         self.queue.put_nowait({"type": "websocket.disconnect", "code": closed.code, "reason": closed.reason})
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
@@ -199,7 +289,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
 
     def shutdown(self) -> None:
         """As uvicorn's, which raises where a socket is closing already, and so ends in no order."""
-        if self.handshake_complete and self.conn.state is not State.OPEN:
+        if self.handshake_complete and self.conn.state is not SocketState.OPEN:
             self.stop_keepalive()
             self.transport.close()
         else:

@@ -8,12 +8,25 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from streambed.errors import ForbiddenOrigin, InvalidRequest, NotFound, NotReady, Overloaded, RequestError
+from streambed.errors import (
+    ForbiddenOrigin,
+    HeadTooLarge,
+    InvalidRequest,
+    NotFound,
+    NotReady,
+    Overloaded,
+    RequestError,
+    TargetTooLong,
+)
+from streambed.limits import HEAD_BYTES, TARGET_BYTES
 from streambed.server.layer import Layer
 from streambed.server.replies import refuse
 from streambed.server.routes import WEBSOCKET, Routes, Row
+from streambed.server.shares import Shares
 from streambed.settings import Settings, is_loopback
 
+CROWDED = "crowded"
+"""In a request's state where there are too many connections, all of them at work."""
 _DECISIVE = frozenset({b"host", b"authorization", b"content-type", b"content-length", b"origin"})
 _READ = _DECISIVE | {b"content-encoding", b"cookie", b"sec-fetch-site", b"transfer-encoding"}
 
@@ -42,14 +55,24 @@ class Refusals(Layer):
 
 
 def _headers(scope: Scope) -> dict[bytes, bytes]:
-    """Raises InvalidRequest where one that decides something is there twice."""
+    """Raises InvalidRequest where one that decides something is there twice, HeadTooLarge, TargetTooLong."""
     result: dict[bytes, bytes] = {}
+    target = len(scope["raw_path"]) + len(scope["query_string"])
+    if target > TARGET_BYTES:
+        raise TargetTooLong(f"path and query have {target:,} bytes; the limit is {TARGET_BYTES:,}")
+    size = target + sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+    if size > HEAD_BYTES:
+        raise HeadTooLarge(f"the head of the request has {size:,} bytes; the limit is {HEAD_BYTES:,}")
     for raw, value in scope["headers"]:
         name = raw.lower()
         if name in result and name in _DECISIVE:
             raise InvalidRequest(f"header {name.decode('latin-1')} is there more than once")
         if name in _READ:
             result[name] = value
+    if b"content-length" in result and b"transfer-encoding" in result:
+        error = InvalidRequest("Content-Length and Transfer-Encoding say different things about where the body ends")
+        error.closes = True  # a proxy in front may believe the other one (RFC 9112, 6.1)
+        raise error
     return result
 
 
@@ -82,29 +105,28 @@ class SocketPaths(Layer):
 
 
 class Admission(Layer):
-    """So many requests that bring a body are in progress at once, and so many WebSockets are open."""
+    """So many requests that bring a body are in progress at once, from when it is there, and so many WebSockets are open."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, many: bool) -> None:
+        """many: whether there are several keys."""
         super().__init__(app)
-        self._limits = {
-            "http": (settings.max_requests, "requests are in progress"),
-            "websocket": (settings.max_sockets, "WebSockets are open"),
+        self.places = {
+            "http": Shares(settings.max_requests, "requests are in progress", many),
+            "websocket": Shares(settings.max_sockets, "WebSockets are open", many),
         }
-        self.running = dict.fromkeys(self._limits, 0)
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
+        if scope["state"].get(CROWDED) and not (kind == "http" and is_open(scope)):
+            error = Overloaded("there are too many connections; try again later")
+            error.closes = True
+            raise error
         if kind == "http" and (not brings_body(scope) or is_open(scope)):
             await self.app(scope, receive, send)
             return
-        limit, what = self._limits[kind]
-        if self.running[kind] >= limit:
-            raise Overloaded(f"{self.running[kind]} {what}; try again later")
-        self.running[kind] += 1
-        try:
+        with self.places[kind].open(scope["state"].get("owner")) as place:
+            place.take(1)
             await self.app(scope, receive, send)
-        finally:
-            self.running[kind] -= 1
 
 
 def brings_body(scope: Scope) -> bool:

@@ -15,6 +15,8 @@ from streambed.server.replies import Json
 from streambed.settings import Settings
 from streambed.vectors.reducers import Reducers
 
+DRAINING = "draining"
+"""In a request's state once the server has been told to end, also on connections that it keeps for now."""
 WATCHDOG_SECONDS = 60.0
 """Work that waits this long without any step ending means that the engine is stuck."""
 
@@ -35,6 +37,8 @@ class Health:
 
     async def ready(self, request: Request) -> Response:
         """`GET /readyz`: whether the engine takes work and completes it."""
+        if getattr(request.state, DRAINING, False):
+            raise NotReady("the server is shutting down")
         if not self._engine.ready:
             raise NotReady("the engine does not take work")
         if self._engine.stats().last_progress_s > WATCHDOG_SECONDS:

@@ -1,6 +1,7 @@
 """Replies: JSON, and the answer to what ends in an error of the table, ours or that of the server whose route it is."""
 
 import asyncio
+import http
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from streambed.errors import RequestError, TooLarge, Unauthorized
+from streambed.errors import RequestError, Unauthorized
 from streambed.wire import error_body
 
 Dialect = Callable[[RequestError], tuple[int, dict[str, Any]]]
@@ -48,7 +49,7 @@ async def refuse(error: RequestError, scope: Scope, receive: Receive, send: Send
         await send(message)
 
     respond = error_response(error, dialect=dialect_of(scope))
-    await respond(scope, receive, linger if isinstance(error, TooLarge) else send)
+    await respond(scope, receive, linger if error.closes else send)
 
 
 async def _drop_body(receive: Receive) -> None:
@@ -64,6 +65,15 @@ async def _drop_body(receive: Receive) -> None:
         return
 
 
+def write_error(error: RequestError) -> bytes:
+    """The answer as it goes over the wire, for requests that nothing else can answer. The connection ends with it."""
+    response = error_response(error)
+    names = dict(response.raw_headers) | {b"connection": b"close"}
+    head = b"".join(b"%b: %b\r\n" % header for header in names.items())
+    phrase = http.HTTPStatus(error.status).phrase.encode()
+    return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (error.status, phrase, head, bytes(response.body))
+
+
 def dialect_of(scope: Scope) -> Dialect | None:
     """How the route of a request says errors, where it is another server's."""
     row = scope["state"]["row"]
@@ -77,7 +87,7 @@ def error_response(error: RequestError, status: int | None = None, dialect: Dial
         headers["Retry-After"] = "1"
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, TooLarge):
-        headers["Connection"] = "close"  # the rest of the body is not read
+    if error.closes:
+        headers["Connection"] = "close"
     theirs, body = dialect(error) if dialect else (error.status, error_body(error))
     return Json(body, status or theirs, headers)

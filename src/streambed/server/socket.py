@@ -5,22 +5,26 @@ import itertools
 import logging
 import time
 from collections import OrderedDict
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from streambed.errors import Internal, InvalidRequest, NotFound, NotReady, Overloaded, RequestError
 from streambed.limits import MAX_EVENT_ID, MAX_UNSENT, STALL_SECONDS
+from streambed.server.marks import Marks
 from streambed.server.metrics import OTHER
 from streambed.server.replies import refuse
 from streambed.server.subprotocol import chosen
 from streambed.settings import Settings
 from streambed.streams.observer import Observer
+from streambed.streams.protocol import Protocol
 from streambed.streams.registry import Registry
 from streambed.streams.stream import HostedStream
 from streambed.wire import (
+    CLIENT_EVENTS,
     ClientEvent,
     EmbeddingCreate,
+    ErrorEvent,
     InputText,
     ServerEvent,
     SessionClose,
@@ -37,6 +41,7 @@ from streambed.wire import (
     parse_event,
     parse_object,
 )
+from streambed.wire.structure import check_structure
 
 logger = logging.getLogger("streambed")
 
@@ -104,11 +109,17 @@ class Socket:
         self._streams: dict[str, HostedStream] = {}
         """Sessions that it holds; some may have been taken by another socket meanwhile."""
         self._outbox = Outbox()
+        self._errors = 0
+        """That were queued; those that were sent are marked by their numbers."""
+        self._marks: Marks | None = getattr(websocket.state, "marks", None)
+        self._messages = 0
         self._leaving: asyncio.Future[tuple[Literal["draining", "idle", "lifetime"], int]]
         self._leaving = asyncio.get_running_loop().create_future()
 
     def send(self, event: ServerEvent, slot: str | None = None) -> None:
         """Queues an event. Never waits."""
+        if isinstance(event, ErrorEvent):
+            self._errors += 1
         if isinstance(event, SessionClosed) and event.session not in self._held():
             self._streams.pop(event.session or "", None)
         self._outbox.put(event, slot)
@@ -171,18 +182,34 @@ class Socket:
                 return
             if message["type"] == "websocket.disconnect":
                 return
+            self._messages += 1
+            # Where another server than ours carries the socket, nobody knows; what has been sent counts as received.
+            for number in [self._errors] if self._marks is None else self._marks.passed(self._messages):
+                self._hear(number)
             await self._receive(message.get("text"))
             await asyncio.sleep(0)  # hundreds of frames may have come in one piece; lets others run
 
+    def _hear(self, number: int) -> None:
+        """The client had received so many errors when it sent what comes now."""
+
+        def heard(protocol: Protocol) -> None:
+            if number == self._errors:  # else it is about to hear of another one
+                protocol.heard(self)
+
+        for stream in self._held().values():
+            stream.in_turn(self, heard)
+
     async def _receive(self, text: str | None) -> None:
-        session = event_id = None
-        kind = OTHER
+        session = event_id = value = None
+        kind, is_change = OTHER, False
         try:
             if text is None:
                 raise InvalidRequest("events are text frames; this was a binary one")
+            check_structure(text, "the frame")
             value = parse_object(text, "the frame")
             event_id = _short(value.get("event_id"), MAX_EVENT_ID)
             session = _short(value.get("session"), 64)
+            is_change = CLIENT_EVENTS.get(str(value.get("type"))) in get_args(InputText)
             event = parse_event(value, [] if self._settings.ignore_unknown_fields else None)
             kind = event.type
             await self._handle(event)
@@ -194,6 +221,12 @@ class Socket:
                 error = Internal("the server failed on this event; its log says why")
             self._observer.event(kind, error.outcome)
             self.send(error_event(error, session, event_id))
+            if value is None or is_change:  # what cannot be read may have been a change of any of them
+                for id, held in self._held().items():
+                    if value is None or id == session:
+                        held.in_turn(self, lambda protocol: protocol.refused(self))
+        if (waiting := self._streams.get(session or "")) is not None:
+            await waiting.room()
 
     async def _handle(self, event: ClientEvent) -> None:
         registry = self._registry
@@ -237,10 +270,14 @@ class Socket:
 
     async def _write(self) -> None:
         """Raises TimeoutError where the client takes nothing any more."""
+        sent = 0
         while True:
             slot, event = await self._outbox.take()
+            message: dict[str, Any] = {"type": "websocket.send", "text": dump(event).decode()}
+            if isinstance(event, ErrorEvent):
+                message["mark"] = sent = sent + 1
             async with asyncio.timeout(STALL_SECONDS):
-                await self._websocket.send({"type": "websocket.send", "text": dump(event).decode()})
+                await self._websocket.send(message)
             self._outbox.sent()
             if slot is not None and (stream := self._streams.get(event.session or "")) is not None:
                 stream.sent(self, slot, event)

@@ -34,7 +34,15 @@ from streambed.streams.mark import Mark
 from streambed.streams.store.store import DIGEST, HISTORY, Commit
 from streambed.text.strings import common_prefix
 from streambed.text.units import codepoints, count
-from streambed.wire import InputText, InputTextAck, InputTextAppend, InputTextReplace, SessionOptions, error_event
+from streambed.wire import (
+    InputText,
+    InputTextAck,
+    InputTextAppend,
+    InputTextReplace,
+    InputTextSet,
+    SessionOptions,
+    error_event,
+)
 
 if TYPE_CHECKING:
     from streambed.engine.session import Session
@@ -107,6 +115,9 @@ class Changes:
         self._owed: list[_Owed] = []
         # A restart may have divided the text for a smaller window: the store hears of it with the next change.
         self._changes_since = SNAPSHOT_CHANGES if self._segmented else 0
+        self.misled: Peer | None = None
+        """A client of whose changes one was refused, and that has not heard yet: those behind it were sent in the belief
+        that it would be there."""
         self._characters_since = 0
         self._tokens = text.num_tokens
 
@@ -122,6 +133,16 @@ class Changes:
 
     def apply(self, event: InputText, peer: Peer) -> Applied | None:
         """Applies a change, or finds that the text has it already. Either is acknowledged in time."""
+        if self.misled is peer and not _is_placed(event):
+            raise self._misplaced(
+                RevisionConflict, "a change before this one was refused; go on with base_revision or offset", None
+            )
+        applied = self._apply(event, peer)
+        if self.misled is peer:
+            self.misled = None
+        return applied
+
+    def _apply(self, event: InputText, peer: Peer) -> Applied | None:
         digest = _digest(event)
         known = self._find(event.base_revision, digest)
         place = None if known is not None else self._place(event)
@@ -162,6 +183,7 @@ class Changes:
             self._acknowledged_text = whole
         self._pending.append(_Pending(commit, now, kind))
         self._credit.uncommitted += len(text)
+        self._credit.changes = len(self._pending)
         self._effects.append(Write(commit))
 
     def committed(self, commit: Commit) -> None:
@@ -173,12 +195,13 @@ class Changes:
             self._acknowledged_text = text[: done.commit.start] + done.commit.text + text[done.commit.end :]
             self.acknowledged = done.mark
             self._effects.append(Count(done.kind, "ok"))
+        self._credit.changes = len(self._pending)
         if not self._pending:
             self._acknowledged_text = None
 
-    def take_back(self, commit: Commit, error: StorageFull) -> StorageFull | None:
+    def take_back(self, commit: Commit, error: StorageFull, listener: Peer | None) -> StorageFull | None:
         """A change could not be written: all that are not on disk are taken back. Returns what those who wait for them are
-        told; None where it was taken back before."""
+        told; None where it was taken back before. listener: the socket that holds the session."""
         if not any(each.commit is commit for each in self._pending):
             return None
         text = self._acknowledged_text
@@ -190,6 +213,7 @@ class Changes:
             self.digests.pop()
         refused = StorageFull(error.message)
         refused.revision = self.now.revision
+        self.misled = listener if any(owed.peer is listener for owed in self._owed) else self.misled
         self._changes_since = SNAPSHOT_CHANGES  # the store may hold what it could not finish: write it anew
         self._characters_since = 0
         self._abandon(refused)
@@ -204,7 +228,7 @@ class Changes:
         self._effects += [Send(each.peer, error_event(error, self._session, each.event_id)) for each in self._owed]
         self._pending.clear()
         self._owed.clear()
-        self._credit.uncommitted = 0
+        self._credit.uncommitted = self._credit.changes = 0
         self._acknowledged_text = None
 
     def forget(self, peer: Peer) -> None:
@@ -299,8 +323,8 @@ class Changes:
         if len(self._pending) >= MAX_UNCOMMITTED:
             raise Overloaded(f"{len(self._pending)} changes wait for the journal")
 
-    def _misplaced(self, kind: type[RequestError], message: str) -> RequestError:
-        error = kind(message, "offset")
+    def _misplaced(self, kind: type[RequestError], message: str, param: str | None = "offset") -> RequestError:
+        error = kind(message, param)
         error.expected_offset = self.now.offset
         return error
 
@@ -318,6 +342,12 @@ class Changes:
             return None
         self._changes_since = self._characters_since = 0
         return self._text.text, b"".join(self.digests)
+
+
+def _is_placed(event: InputText) -> bool:
+    """Whether it says itself to what text it belongs, or is all of it."""
+    placed = event.base_revision is not None or isinstance(event, InputTextSet)
+    return placed or (isinstance(event, InputTextAppend) and event.offset is not None)
 
 
 def _digest(event: InputText) -> bytes:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from streambed.engine.engine import Engine
 from streambed.engine.sequence import Lane
 from streambed.engine.session import Session
+from streambed.errors import RequestError
 from streambed.streams.limits import Limits
 from streambed.streams.observer import Observer
 from streambed.streams.store.store import Saved, Store
 from streambed.streams.triggers import Vector
 from streambed.vectors.reducers import Form, Reducers
-from streambed.wire import SessionOptions
+from streambed.wire import SessionOptions, Watch
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,14 @@ class Host:
                 raise
         return session
 
-    async def embed(self, text: str, owner: str, form: Form) -> Vector:
-        """The unit vector of a watch's text, as a document."""
+    async def embed(self, watch: Watch, owner: str, form: Form) -> Vector | RequestError:
+        """The unit vector of a watch's text, as a document; or why there is none."""
+        assert watch.text is not None
         prompt = self.engine.prompt(input_type="document")
         loop = asyncio.get_running_loop()
-        (document,) = await loop.run_in_executor(self.pool, self.engine.documents.divide, [text], prompt)
-        future = self.engine.submit_batch([document.segments[0].ids], lane=Lane.QUERY, owner=owner)[0]
-        return form.unit((await asyncio.wrap_future(future)).vectors).squeeze(0)
+        try:
+            (document,) = await loop.run_in_executor(self.pool, self.engine.documents.divide, [watch.text], prompt)
+            future = self.engine.submit_batch([document.segments[0].ids], lane=Lane.QUERY, owner=owner)[0]
+            return form.unit((await asyncio.wrap_future(future)).vectors).squeeze(0)
+        except RequestError as error:
+            return type(error)(f"watch {watch.id!r}: {error.message}", "watch")

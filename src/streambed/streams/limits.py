@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 
 from streambed.errors import Overloaded
+from streambed.limits import MAX_UNCOMMITTED
 
 
 @dataclass(frozen=True)
@@ -13,6 +14,8 @@ class Limits:
     max_tokens: int
     max_pending: int = 64
     """Embeddings that are asked for and not answered."""
+    max_unacknowledged: int = MAX_UNCOMMITTED
+    """Changes in flight. More are not read until some of these are acknowledged."""
     credit: int = 64 << 10
     max_frame_bytes: int = 1 << 20
 
@@ -33,6 +36,8 @@ class Credit:
     """Characters of changes that are applied and not yet on disk."""
     applying: int = 0
     """Characters of the change that is being applied. An acknowledgement of it no longer counts them."""
+    changes: int = 0
+    """Changes that are applied and not yet on disk."""
 
     @property
     def left(self) -> int:

@@ -13,6 +13,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from streambed.limits import MAX_WAITING
 from streambed.streams.effects import Peer
 from streambed.streams.limits import Credit
 
@@ -47,6 +48,7 @@ class Mailbox:
         self._waiting: deque[Message] = deque()
         self._paused = False
         self._busy: asyncio.Task[None] | None = None
+        self._moved = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -57,6 +59,7 @@ class Mailbox:
         if self._busy is None and not held and not message.is_long():
             self._run(message)
             self._after()
+            self._moved.set()
             return
         self._waiting.append(message)
         self._credit.queued += message.size
@@ -78,10 +81,17 @@ class Mailbox:
         self.post(Message(run, lambda: is_long, is_event))
         return await done
 
+    async def room(self) -> None:
+        """Waits while so much is in flight that one more could be refused for that alone."""
+        while len(self._waiting) + self._credit.changes + 1 >= MAX_WAITING:
+            self._moved.clear()
+            await self._moved.wait()
+
     def drop(self, peer: Peer) -> None:
         """Drops the messages of a peer that have not run."""
         self._credit.queued -= sum(message.size for message in self._waiting if message.peer is peer)
         self._waiting = deque(message for message in self._waiting if message.peer is not peer)
+        self._moved.set()
 
     def pause(self) -> None:
         """Clients' events wait until `resume`."""
@@ -114,6 +124,7 @@ class Mailbox:
                 credit.queued -= message.size
                 credit.applying = 0
                 self._after()
+                self._moved.set()
                 await asyncio.sleep(0)  # lets others run
         finally:
             self._busy = None

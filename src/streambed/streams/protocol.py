@@ -142,7 +142,19 @@ class Protocol:
         except RequestError as error:
             if isinstance(event, InputText):
                 error.revision = self.changes.now.revision
+                self.refused(peer)
             self._effects += refusal(self.session, peer, event.type, event.event_id, error)
+
+    def refused(self, peer: Peer) -> None:
+        """A change of this client was refused; what it has sent behind it belongs to another text. (One that asks over HTTP
+        hears of each change before it sends the next.)"""
+        if peer is self.emission.listener:
+            self.changes.misled = peer
+
+    def heard(self, peer: Peer) -> None:
+        """The client has received all errors that it was sent."""
+        if peer is self.changes.misled:
+            self.changes.misled = None
 
     def attach(
         self,
@@ -158,6 +170,7 @@ class Protocol:
         if before is not None and before is not peer:
             self._effects.append(Send(before, SessionClosed(session=self.session, reason="taken_over")))
             self.changes.forget(before)
+        self.changes.misled = None  # the report tells it all
         self._effects.append(Report(peer, kind, event_id, more))
         self.emission.tell_failures()
         self.emission.tell_endings(self.acknowledged.revision)
@@ -245,7 +258,7 @@ class Protocol:
         self.tick(now)
 
     def _take_back(self, commit: Commit, error: StorageFull, now: float) -> None:
-        refused = self.changes.take_back(commit, error)
+        refused = self.changes.take_back(commit, error, self.emission.listener)
         if refused is not None:
             self.emission.take_back(self.changes.now.revision, refused, now)
             self.tick(now)

@@ -20,9 +20,10 @@ from streambed.settings import Settings
 from streambed.streams.effects import Peer
 from streambed.streams.host import Host
 from streambed.streams.limits import Limits
+from streambed.streams.mark import Mark
 from streambed.streams.observer import Observer
-from streambed.streams.store.store import Store
-from streambed.streams.stream import HostedStream, new_saved
+from streambed.streams.store.store import Saved, Store
+from streambed.streams.stream import HostedStream
 from streambed.vectors.reducers import Reducers
 from streambed.wire import SessionOptions
 
@@ -113,7 +114,8 @@ class Registry:
             Overloaded: the owner has as many as allowed. And what its options and text may raise.
         """
         id, token = _new_id(), secrets.token_urlsafe(24)
-        stream = HostedStream(self._host, new_saved(id, owner, _digest(token), options), token)
+        saved = Saved(id, owner, _digest(token), options.to_json(), options.text, Mark(offset=len(options.text)))
+        stream = HostedStream(self._host, saved, token)
         self._host.form_of(options)  # refused here, before anything is done
         if len(options.text) > (most := self._host.limits_of(options).max_characters):
             raise TooLarge(f"the text has {len(options.text):,} characters; the limit is {most:,}", "text")

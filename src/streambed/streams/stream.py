@@ -4,7 +4,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
@@ -20,7 +20,7 @@ from streambed.streams.mailbox import Mailbox, Message, settle, tell
 from streambed.streams.mark import Mark
 from streambed.streams.protocol import Protocol, Received, State
 from streambed.streams.store.store import Erase, Open, Saved
-from streambed.streams.triggers import Target, Vector
+from streambed.streams.triggers import Target
 from streambed.wire import (
     EmbeddingDone,
     EmbeddingSkipped,
@@ -96,7 +96,7 @@ class HostedStream:
 
     def receive(self, event: Received, peer: Peer, timeout: float | None = None) -> None:
         """Takes an event, whose answers go to `peer`; an embedding may take `timeout` seconds. Raises a RequestError where
-        it is refused at once."""
+        it is refused at once; the machine is to hear of that, if it was a change."""
         self._check_open()
         self.touched = time.monotonic()
         size = len(event.text) if isinstance(event, InputText) else 0
@@ -106,6 +106,15 @@ class HostedStream:
         deadline = self.touched + (timeout or self._host.timeout)
         run = functools.partial(self._receive, event, peer, deadline)
         self._mailbox.post(Message(run, functools.partial(self._is_long, event, size), True, peer, size))
+
+    def in_turn(self, peer: Peer, work: Callable[[Protocol], None]) -> None:
+        """Has the machine told something when it has taken all that this client sent before. Nothing if it is not open."""
+        run = lambda: None if self._protocol is None else work(self._protocol)  # noqa: E731
+        self._mailbox.post(Message(run, is_event=True, peer=peer))
+
+    async def room(self) -> None:
+        """Waits while more changes could not be taken."""
+        await self._mailbox.room()
 
     def attach(
         self, peer: Peer, event_id: str | None, kind: type[SessionCreated | SessionResumed], **more: Any
@@ -379,17 +388,6 @@ class HostedStream:
         tell(loop, self._mailbox.post, Message(lambda: self._opened().probed(probe, result, time.monotonic())))
 
     async def _resolve(self, target: Target) -> None:
-        """Embeds the text of a watch, as a document."""
-        protocol, text = self._opened(), target.watch.text
-        assert text is not None
-        vector: Vector | RequestError
-        try:
-            vector = await self._host.embed(text, self.owner, protocol.form)
-        except RequestError as error:
-            vector = type(error)(f"watch {target.watch.id!r}: {error.message}", "watch")
+        protocol = self._opened()
+        vector = await self._host.embed(target.watch, self.owner, protocol.form)
         self._mailbox.post(Message(lambda: protocol.resolved(target, vector)))
-
-
-def new_saved(id: str, owner: str, token_digest: bytes, options: SessionOptions) -> Saved:
-    """A session that begins."""
-    return Saved(id, owner, token_digest, options.to_json(), options.text, Mark(offset=len(options.text)))

@@ -125,7 +125,8 @@ class SessionReport(ServerEvent):
     credit: int = _about("Characters that may be sent before the next acknowledgement.")
     limits: dict[str, int] = _about(
         "`max_characters` of the text, `max_tokens` as `input_text.ack` counts them, `max_pending` embeddings that may be "
-        "unanswered at once, `max_frame_bytes` of a frame."
+        "unanswered at once, `max_unacknowledged` changes (the server reads no more until some are acknowledged), "
+        "`max_frame_bytes` of a frame."
     )
     dimensions: int = _about("Dimensions of the session's vectors.")
     overflow: Literal["error", "segment"] = _about("What happens to a change that does not fit in the window.", "error")

@@ -1,0 +1,65 @@
+"""What all clients together may take of something at once, and what one key may: the rest is there for the others."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from streambed.errors import Overloaded
+
+LARGEST_SHARE = 1 / 2
+"""Of one key, where there are several."""
+
+
+@dataclass
+class Shares:
+    """Places or bytes. Belongs to the event loop."""
+
+    limit: int
+    what: str
+    """As in `64 requests are in progress`."""
+    many: bool
+    """Whether there are several keys."""
+    taken: int = 0
+    by_owner: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def of_one(self) -> int:
+        """What one key may take."""
+        return max(int(self.limit * LARGEST_SHARE), 1) if self.many else self.limit
+
+    @contextlib.contextmanager
+    def open(self, owner: str | None) -> Iterator["Share"]:
+        """What one request takes; it is given back at the end."""
+        share = Share(self, owner or "")
+        try:
+            yield share
+        finally:
+            share.give_back()
+
+
+@dataclass
+class Share:
+    """Of one request."""
+
+    shares: Shares
+    owner: str
+    taken: int = 0
+
+    def take(self, more: int) -> None:
+        """Raises Overloaded where there is not so much."""
+        shares = self.shares
+        if shares.taken + more > shares.limit:
+            raise Overloaded(f"{shares.taken:,} {shares.what}; try again later")
+        if shares.by_owner[self.owner] + more > shares.of_one:
+            raise Overloaded(f"{shares.by_owner[self.owner]:,} {shares.what} for this key; try again later")
+        shares.taken += more
+        shares.by_owner[self.owner] += more
+        self.taken += more
+
+    def give_back(self) -> None:
+        self.shares.taken -= self.taken
+        self.shares.by_owner[self.owner] -= self.taken
+        if not self.shares.by_owner[self.owner]:
+            del self.shares.by_owner[self.owner]
+        self.taken = 0
