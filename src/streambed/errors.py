@@ -70,6 +70,8 @@ class RequestError(StreambedError):
     """The session's revision, if a change was refused."""
     details: dict[str, Any] | None = None
     """What a program can act on beyond the code, such as `{"indexes": [0, 4]}` of the items that are wrong."""
+    retry_after: float | None = None
+    """Seconds after which it may go better, where that can be told."""
     out_of_memory: bool = False
     """Whether an `internal` error was a lack of memory; metrics count those apart."""
 

@@ -30,6 +30,7 @@ class Target:
 
     def __init__(self, process: Process) -> None:
         self.process = process
+        self.connections: list[socket.socket] = []
         self.polite = httpx.Client(
             base_url=f"http://127.0.0.1:{process.port}",
             headers={"Authorization": f"Bearer {POLITE}"},
@@ -49,7 +50,15 @@ class Target:
         return vector
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.process.port), timeout=SECONDS)
+        """A connection; closed with the server at the latest."""
+        self.connections.append(socket.create_connection(("127.0.0.1", self.process.port), timeout=SECONDS))
+        return self.connections[-1]
+
+    def close(self) -> None:
+        self.polite.close()
+        for connection in self.connections:
+            connection.close()
+        self.process.close()
 
     def send(self, head: str, body: bytes = b"", key: str = HOSTILE) -> socket.socket:
         """Begins a request of the attacker's: `POST /path` and header lines, then bytes as they are."""
@@ -125,8 +134,7 @@ def start_target(tiny_checkpoint: Path) -> Iterator[Start]:
 
     yield start
     for target in targets:
-        target.polite.close()
-        target.process.close()
+        target.close()
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -32,7 +32,11 @@ class Box:
     def __init__(self, pool: ThreadPoolExecutor) -> None:
         self.done: list[str] = []
         self.credit = Credit(100)
-        self.mailbox = Mailbox(pool, self.credit, lambda: self.done.append("after"))
+
+        async def run_long(work: Callable[[], None]) -> None:
+            await asyncio.get_running_loop().run_in_executor(pool, work)
+
+        self.mailbox = Mailbox(run_long, self.credit, lambda: self.done.append("after"))
         self.gate = threading.Event()
 
     def note(self, name: str, **more: object) -> Message:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -127,7 +128,12 @@ def run(settings: Settings) -> None:
             reducers[name].check(path, info.fingerprint)
             card, mark = reducers[name].card, reducers[name].fingerprint
             logger.info("Reducer: %s, %s to %d dimensions, fingerprint %s", name, card.method, card.dimensions, mark)
-        Listener(create_app(engine, settings, keys, journal, reducers, metrics), settings).run(sockets=[listener])
+        app = create_app(engine, settings, keys, journal, reducers, metrics)
+        # What is there now stays. To look through all of it for garbage, again and again, would hold everybody up for a
+        # fifth of a second each time.
+        gc.collect()
+        gc.freeze()
+        Listener(app, settings).run(sockets=[listener])
     finally:
         engine.close(timeout=5.0)
 

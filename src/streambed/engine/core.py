@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
+from streambed.engine.backlog import Backlog
 from streambed.engine.compute import ComputeInfo
 from streambed.engine.kv import KVMemory
 from streambed.engine.options import EngineOptions
@@ -26,6 +27,8 @@ from streambed.process import ProcessBound
 
 logger = logging.getLogger(__name__)
 
+UNSEEN_ROWS = 64
+"""As so many rows, at most, a text counts until it is known how much of it is computed already: a step's time at most."""
 MAX_FAILURES = 3
 """Steps that may fail one after another before the engine gives up."""
 
@@ -42,13 +45,14 @@ class Core(ProcessBound):
         kv_memory = options.kv_memory or choose_memory(self._device.memory())
         self._prefixes = PrefixCache()
         self._kv = KVMemory(self._device, checkpoint.window, kv_memory, self._prefixes.remove)
-        budget = StepBudget(options.max_batch_tokens)
+        self._budget = budget = StepBudget(options.max_batch_tokens)
         self._scheduler = Scheduler(self._kv, self._prefixes, budget, self._device.row_cost)
         self._lock = threading.Condition()
         self._inbox: list[Callable[[], None]] = []
         self._outstanding: set[Task] = set()
         self._calls: list[Future[None]] = []
         self._queued_tokens = 0
+        self._backlog = Backlog()
         self._closing = False
         self._broken: str | None = None
         self._sessions = 0
@@ -91,15 +95,32 @@ class Core(ProcessBound):
         size = sum(task.work for task in tasks)
         with self._lock:
             self.check_open()
+            if size and self._budget.rate is not None:
+                for lane, owner in {(task.lane, task.sequence.owner) for task in tasks}:
+                    self._backlog.check(lane, owner, size, self._budget.rate)
             if size and self._queued_tokens and self._queued_tokens + size > MAX_QUEUED_TOKENS:
                 raise Overloaded(f"{self._queued_tokens:,} tokens are waiting already; try again later")
             if not self._outstanding:
                 self._progress = time.monotonic()
             self._queued_tokens += size
             self._outstanding.update(tasks)
-            self._tell(lambda: self._scheduler.submit(tasks))
+            for task in tasks:
+                self._count(task, min(task.work, UNSEEN_ROWS))
+            self._tell(lambda: self._submit(tasks))
         for task in tasks:
             task.future.add_done_callback(lambda _, task=task: self._release(task))  # type: ignore[misc]
+
+    def _count(self, task: Task, rows: int) -> None:
+        """A task counts for so many rows from now on. The caller holds the lock."""
+        self._backlog.add(task.lane, task.sequence.owner, rows - task.counted)
+        task.counted = rows
+
+    def _submit(self, tasks: Sequence[Task]) -> None:
+        self._scheduler.submit(tasks)
+        with self._lock:
+            for task in tasks:  # now it is known how much of them is computed already
+                if task in self._outstanding and task.sequence.tasks and task.sequence.tasks[0] is task:
+                    self._count(task, task.size + len(task.probes) if task.probes else 0)
 
     def opened(self) -> None:
         """As `Compute.opened`."""
@@ -158,6 +179,11 @@ class Core(ProcessBound):
                 last_progress_s=0.0 if idle else now - self._progress,
             )
 
+    def backlog(self) -> float:
+        """As `Compute.backlog`."""
+        with self._lock:
+            return 0.0 if self._budget.rate is None else self._backlog.seconds(self._budget.rate)
+
     def memory(self) -> Memory | None:
         """As `Compute.memory`."""
         return self._device.memory()
@@ -205,6 +231,7 @@ class Core(ProcessBound):
             if task in self._outstanding:
                 self._outstanding.remove(task)
                 self._queued_tokens -= task.work
+                self._count(task, 0)
             if task.future.cancelled():
                 self._lock.notify()  # let the thread drop it soon, even if it sleeps
 

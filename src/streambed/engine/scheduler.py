@@ -20,6 +20,7 @@ from streambed.engine.prefix_cache import PrefixCache, compare
 from streambed.engine.sequence import Embedding, Lane, Run, Sequence, Step, Task
 from streambed.engine.shares import WEIGHTS, Shares
 from streambed.engine.step_budget import StepBudget
+from streambed.engine.turns import Turns
 from streambed.errors import DeadlineExceeded, Internal, NotFound
 from streambed.model.device import Copy, Vectors
 from streambed.text.strings import common_prefix
@@ -52,6 +53,9 @@ class Scheduler:
         self.cached_tokens = 0
         self._urgent = float("-inf")
         self._shares = Shares()
+        self._turns = Turns()
+        self._came: dict[str, float] = {}
+        """When work of each owner came last, of those who came lately."""
         self._row_cost = row_cost
         self._beginnings = Beginnings(kv, prefixes, row_cost)
         self._lanes: dict[Lane, list[Task]] = {lane: [] for lane in Lane}
@@ -70,6 +74,7 @@ class Scheduler:
     def _submit(self, task: Task) -> None:
         assert len(task.ids) < self.kv.max_slots, "admission checks the length"
         sequence = task.sequence
+        self._came[sequence.owner] = task.arrived
         if sequence.closed:
             task.fail(NotFound("the session is closed"))
             return
@@ -131,8 +136,17 @@ class Scheduler:
                 step.pauses = bool(step.runs) and all(run.task.sequence.transient for run in step.runs)
                 return step
         large = patient and not (self._lanes[Lane.BULK] and now < self._urgent + URGENT_SECONDS)
-        self._fill_lanes(step, Lane, self.budget.patient_rows if large else self.budget.rows, now, _any)
+        self._fill_lanes(step, Lane, self._rows(now, large), now, _any)
         return step
+
+    def _rows(self, now: float, large: bool = False) -> int:
+        """Rows of a step whose end others have to wait for. With several owners it is short, lest one be held up by
+        another's work. large: nobody types, and only one is here."""
+        if len(self._came) > 1:
+            self._came = {owner: came for owner, came in self._came.items() if came > now - URGENT_SECONDS}
+            if len(self._came) > 1:
+                return self.budget.shared_rows
+        return self.budget.patient_rows if large else self.budget.rows
 
     def overtake(self, now: float, paused: Step) -> Step:
         """A step of what is ready and may go before one that is paused, to be run meanwhile; empty where there is none. The
@@ -182,7 +196,7 @@ class Scheduler:
         if all(head.ready > now for lane in lanes for head in self._lanes[lane] if wanted(head)):
             return False
         self._urgent = now
-        self._fill_lanes(step, lanes, self.budget.rows, now, wanted)
+        self._fill_lanes(step, lanes, self._rows(now), now, wanted)
         return bool(step)
 
     def _fill_lanes(
@@ -218,7 +232,7 @@ class Scheduler:
     def _fill(self, step: Step, lane: Lane, budget: float, now: float, wanted: Callable[[Task], bool]) -> None:
         """Adds rows of a lane's tasks that are wanted and cost up to `budget`, at least one row."""
         blocked = False
-        for task in list(self._lanes[lane]):
+        for task in self._turns.order(lane, self._lanes[lane]):
             if budget <= 0.0:
                 break
             if not wanted(task):
@@ -231,6 +245,7 @@ class Scheduler:
                 if blocked:
                     continue
             cost = self._take(step, task, budget)
+            self._turns.charge(task, cost)
             budget -= cost
             step.costs[lane] = step.costs.get(lane, 0.0) + cost
 

@@ -86,6 +86,8 @@ class Task:
     """How many of its first ids another task of the same request has, too: the most with any."""
     future: Future[Embedding] = field(default_factory=Future)
 
+    counted: int = 0
+    """Rows for which it counts in the backlog."""
     due: float = 0.0
     size: int = 0
     """Rows to compute, as far as was known when it entered its lane."""

@@ -31,10 +31,17 @@ class StepBudget:
         """rows: fixed, for patient steps too; None to measure."""
         self._fixed = rows
         self._rows = float(rows or MIN_ROWS)
+        self.rate: float | None = None
+        """Rows a second, without context, of steps that are full; None until there was one."""
 
     @property
     def rows(self) -> int:
         return int(self._rows)
+
+    @property
+    def shared_rows(self) -> int:
+        """Where others than those whose rows it has may come: they wait for its end, and share the step after it."""
+        return self._fixed or max(MIN_ROWS, int(self._rows * PAUSE_SECONDS / STEP_SECONDS))
 
     @property
     def patient_rows(self) -> int:
@@ -55,12 +62,17 @@ class StepBudget:
             seconds = min(_time(device, window, rows), _time(device, window, rows))
             if seconds >= STEP_SECONDS / 2 or rows >= MAX_ROWS:
                 self._set(rows * STEP_SECONDS / seconds)
+                self.rate = rows / seconds
                 return
             rows *= 4
 
     def record(self, cost: float, seconds: float) -> None:
         """A step that cost so many rows has taken so long."""
-        if self._fixed or cost < _FULL * self._rows:
+        if cost < _FULL * self._rows:
+            return
+        rate = cost / max(seconds, 1e-6)
+        self.rate = rate if self.rate is None else self.rate + _DAMPING * (rate - self.rate)
+        if self._fixed:
             return
         gain = _PATIENT_GAIN if cost > _PATIENT_GAIN * self.patient_rows * _FULL else 1.0
         expected = STEP_SECONDS * gain * cost / self._rows

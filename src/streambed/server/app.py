@@ -62,9 +62,10 @@ def create_app(
     names = settings.served_model_name or (engine.info.model,)
     forms = Reducers(engine.info.dimensions, reducers or {}, engine.info.default_dimensions)
     metrics = metrics or Metrics()
-    embeddings = Embeddings(engine, settings, names, forms, metrics)
-    registry = Registry(engine, settings, journal, forms, metrics)
-    sockets = Sockets(registry, settings, metrics)
+    many = len(keys) > 1
+    embeddings = Embeddings(engine, settings, names, forms, metrics, many)
+    registry = Registry(engine, settings, journal, forms, metrics, many)
+    sockets = Sockets(registry, settings, metrics, many)
     metrics.watch(engine, registry, sockets, WATCHDOG_SECONDS)
 
     @contextlib.asynccontextmanager
@@ -87,9 +88,10 @@ def create_app(
         Visits(),
         Routes(tuple(row for row in ROUTES if row.handler != "metrics.serve" or settings.metrics_port is None)),
     )
-    many = len(keys) > 1
     in_flight = Shares(settings.body_memory, "bytes of bodies are in flight", many)
-    inside = SocketPaths(Bodies(Admission(app, settings, many), settings.max_body, in_flight), routes)
+    inside = SocketPaths(
+        Bodies(Admission(app, settings, many, embeddings.workers.wait), settings.max_body, in_flight), routes
+    )
     keyed = Keys(inside, tuple(map(str.encode, keys)), visits)
     guard: ASGIApp = Refusals(Hosts(Origins(keyed, settings.allow_origin), settings, bool(keys)))
     reference = Reference(app, bool(keys))

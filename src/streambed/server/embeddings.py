@@ -6,7 +6,7 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import numpy as np
@@ -31,6 +31,7 @@ from streambed.text.units import codepoints, count
 from streambed.vectors.reducers import Form, Reducers
 from streambed.vectors.shape import merge
 from streambed.wire import EmbeddingsRequest, PrefixesRequest, TokenizeRequest, parse_input
+from streambed.workers import Workers
 
 Result = TypeVar("Result")
 Asked = TypeVar("Asked", EmbeddingsRequest, PrefixesRequest)
@@ -49,20 +50,27 @@ class Embeddings:
     """Threads of the pool."""
 
     def __init__(
-        self, engine: Engine, settings: Settings, names: tuple[str, ...], reducers: Reducers, metrics: Metrics
+        self,
+        engine: Engine,
+        settings: Settings,
+        names: tuple[str, ...],
+        reducers: Reducers,
+        metrics: Metrics,
+        many: bool = False,
     ) -> None:
+        """many: whether there are several keys."""
         self._engine = engine
         self._metrics = metrics
         self._reducers = reducers
         self._settings = settings
         self.names = names
-        self._pool = ThreadPoolExecutor(self.WORKERS, thread_name_prefix="streambed-text")
+        self.workers = Workers(self.WORKERS, "streambed-text", many)
         self._large = asyncio.Lock()
         self._closing = False
 
     def close(self) -> None:
         self._closing = True
-        self._pool.shutdown(cancel_futures=True)
+        self.workers.close()
 
     async def create(self, request: Request) -> Response:
         """Embeds the inputs. A client that leaves cancels what has not run."""
@@ -115,7 +123,7 @@ class Embeddings:
         """What both have in common: parse, tokenise, compute, write, each within the deadline."""
         started = time.monotonic()
         body = await request.body()
-        asked = await self._work(lambda: read(body))
+        asked = await self._work(request, lambda: read(body))
         self.check_model(asked.model)
         request.state.lane = asked.priority
         form = self._reducers.form(asked.dimensions, asked.encoding_format, asked.reducer)
@@ -125,7 +133,7 @@ class Embeddings:
         def expired() -> bool:
             return gone.is_set() or self._closing or time.monotonic() >= deadline
 
-        work = self._work(lambda: prepare(asked, expired), len(body), deadline)
+        work = self._work(request, lambda: prepare(asked, expired), len(body), deadline)
         try:
             prepared = await (work if len(body) <= LARGE_BODY else _attended(request, work))
         finally:
@@ -141,7 +149,7 @@ class Embeddings:
         if embeddings is None:
             return Response(status_code=499)  # nobody reads it
         computed = time.monotonic()
-        response = await self._work(lambda: Json(write(asked, form, prepared, embeddings)))
+        response = await self._work(request, lambda: Json(write(asked, form, prepared, embeddings)), first=True)
         ended = time.monotonic()
         timing: dict[Stage, float] = {
             "tokenize": tokenized - started,
@@ -163,7 +171,7 @@ class Embeddings:
     async def tokenize(self, request: Request) -> Response:
         """Token ids of each input as `/v1/embeddings` sees it: prompt, text, and the end token."""
         body = await request.body()
-        asked = await self._work(lambda: parse_body(TokenizeRequest, request, body))
+        asked = await self._work(request, lambda: parse_body(TokenizeRequest, request, body))
         if asked.model is not None:
             self.check_model(asked.model)
 
@@ -183,7 +191,7 @@ class Embeddings:
             ]
             return Json({"object": "list", "prompt": prompt, "max_tokens": self._engine.info.max_tokens, "data": data})
 
-        return await self._work(work, len(body))
+        return await self._work(request, work, len(body))
 
     def check_model(self, model: str) -> None:
         """Raises NotFound, with the names that there are."""
@@ -212,7 +220,14 @@ class Embeddings:
         prefixes.passes  # noqa: B018 - computed here, off the event loop
         return prefixes
 
-    async def _work(self, work: Callable[[], Result], size: int = 0, deadline: float | None = None) -> Result:
+    async def _work(
+        self,
+        request: Request,
+        work: Callable[[], Result],
+        size: int = 0,
+        deadline: float | None = None,
+        first: bool = False,
+    ) -> Result:
         async with contextlib.AsyncExitStack() as turn:
             if size > LARGE_BODY:  # one at a time, so that short texts always find a thread
                 try:
@@ -220,7 +235,7 @@ class Embeddings:
                         await turn.enter_async_context(self._large)
                 except TimeoutError:
                     raise DeadlineExceeded("the deadline passed while other large texts were tokenised") from None
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+            return await self.workers.run(request.state.owner, work, first=first)
 
 
 def _write(asked: EmbeddingsRequest, form: Form, inputs: Inputs, embeddings: list[Embedding]) -> Any:

@@ -4,6 +4,7 @@ They decide by the raw path, the one that routing uses too. More layers are in `
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,6 +28,8 @@ from streambed.settings import Settings, is_loopback
 
 CROWDED = "crowded"
 """In a request's state where there are too many connections, all of them at work."""
+PATIENCE = 0.3
+"""Seconds that a request may have to wait until it is read. It waits three times: to be read, tokenised and written."""
 _DECISIVE = frozenset({b"host", b"authorization", b"content-type", b"content-length", b"origin"})
 _READ = _DECISIVE | {b"content-encoding", b"cookie", b"sec-fetch-site", b"transfer-encoding"}
 
@@ -107,9 +110,10 @@ class SocketPaths(Layer):
 class Admission(Layer):
     """So many requests that bring a body are in progress at once, from when it is there, and so many WebSockets are open."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, many: bool) -> None:
-        """many: whether there are several keys."""
+    def __init__(self, app: ASGIApp, settings: Settings, many: bool, wait: Callable[[str], float]) -> None:
+        """many: whether there are several keys. wait: seconds until work of this owner would begin."""
         super().__init__(app)
+        self._wait = wait
         self.places = {
             "http": Shares(settings.max_requests, "requests are in progress", many),
             "websocket": Shares(settings.max_sockets, "WebSockets are open", many),
@@ -124,7 +128,12 @@ class Admission(Layer):
         if kind == "http" and (not brings_body(scope) or is_open(scope)):
             await self.app(scope, receive, send)
             return
-        with self.places[kind].open(scope["state"].get("owner")) as place:
+        owner = scope["state"].get("owner") or ""
+        if kind == "http" and (wait := self._wait(owner)) > PATIENCE:
+            error = Overloaded(f"requests for {wait:.1f} seconds are waiting already; try again later")
+            error.retry_after = wait
+            raise error
+        with self.places[kind].open(owner) as place:
             place.take(1)
             await self.app(scope, receive, send)
 

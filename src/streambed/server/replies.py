@@ -2,6 +2,7 @@
 
 import asyncio
 import http
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,8 @@ from streambed.wire import error_body
 Dialect = Callable[[RequestError], tuple[int, dict[str, Any]]]
 """How another server says errors: status and body."""
 LINGER_SECONDS = 10.0
+MOST_SECONDS = 600
+"""That `Retry-After` says."""
 IDLE_SECONDS = 0.5
 """Seconds in all, and seconds without a byte, for which the rest of a body that is too large is read and dropped."""
 
@@ -84,7 +87,7 @@ def error_response(error: RequestError, status: int | None = None, dialect: Dial
     """The answer. status: instead of the error's own."""
     headers = {}
     if error.retryable:
-        headers["Retry-After"] = "1"
+        headers["Retry-After"] = str(min(max(math.ceil(error.retry_after or 1), 1), MOST_SECONDS))
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     if error.closes:

@@ -13,6 +13,7 @@ from streambed.errors import Internal, InvalidRequest, NotFound, NotReady, Overl
 from streambed.limits import MAX_EVENT_ID, MAX_UNSENT, STALL_SECONDS
 from streambed.server.marks import Marks
 from streambed.server.metrics import OTHER
+from streambed.server.pace import Pace
 from streambed.server.replies import refuse
 from streambed.server.subprotocol import chosen
 from streambed.settings import Settings
@@ -46,6 +47,13 @@ from streambed.wire.structure import check_structure
 logger = logging.getLogger("streambed")
 
 _FAREWELL_SECONDS = 2.0
+_AT_ONCE = (
+    OTHER,
+    "session.update",
+    "embedding.create",
+    *(kind for kind in CLIENT_EVENTS if kind.startswith("input_text")),
+)
+"""Events, and what is none, for which nothing is waited; those for which something is take little of the loop."""
 
 
 Key = tuple[str | None, str | int | None]
@@ -100,8 +108,11 @@ class Outbox:
 class Socket:
     """One client's socket and the sessions that it holds. The `Peer` of their state machines."""
 
-    def __init__(self, websocket: WebSocket, registry: Registry, settings: Settings, observer: Observer) -> None:
+    def __init__(
+        self, websocket: WebSocket, registry: Registry, settings: Settings, observer: Observer, pace: Pace
+    ) -> None:
         self._websocket = websocket
+        self._pace = pace
         self._observer = observer
         self._registry = registry
         self._settings = settings
@@ -186,8 +197,9 @@ class Socket:
             # Where another server than ours carries the socket, nobody knows; what has been sent counts as received.
             for number in [self._errors] if self._marks is None else self._marks.passed(self._messages):
                 self._hear(number)
-            await self._receive(message.get("text"))
-            await asyncio.sleep(0)  # hundreds of frames may have come in one piece; lets others run
+            seconds = await self._receive(message.get("text"))
+            # Hundreds of frames may have come in one piece: lets others run, for as long as this has taken.
+            await asyncio.sleep(self._pace.spend(self._owner, seconds))
 
     def _hear(self, number: int) -> None:
         """The client had received so many errors when it sent what comes now."""
@@ -199,7 +211,9 @@ class Socket:
         for stream in self._held().values():
             stream.in_turn(self, heard)
 
-    async def _receive(self, text: str | None) -> None:
+    async def _receive(self, text: str | None) -> float:
+        """Returns the seconds that it has taken of the loop."""
+        started = time.monotonic()
         session = event_id = value = None
         kind, is_change = OTHER, False
         try:
@@ -225,8 +239,10 @@ class Socket:
                 for id, held in self._held().items():
                     if value is None or id == session:
                         held.in_turn(self, lambda protocol: protocol.refused(self))
+        seconds = time.monotonic() - started if kind in _AT_ONCE else 0.0
         if (waiting := self._streams.get(session or "")) is not None:
             await waiting.room()
+        return seconds
 
     async def _handle(self, event: ClientEvent) -> None:
         registry = self._registry
@@ -286,8 +302,10 @@ class Socket:
 class Sockets:
     """All sockets of a server."""
 
-    def __init__(self, registry: Registry, settings: Settings, observer: Observer) -> None:
+    def __init__(self, registry: Registry, settings: Settings, observer: Observer, many: bool = False) -> None:
+        """many: whether there are several keys."""
         self._registry = registry
+        self._pace = Pace(many)
         self._settings = settings
         self._observer = observer
         self._open: set[Socket] = set()
@@ -301,7 +319,7 @@ class Sockets:
         if self._draining:
             await refuse(NotReady("the server is shutting down"), websocket.scope, websocket.receive, websocket.send)
             return
-        socket = Socket(websocket, self._registry, self._settings, self._observer)
+        socket = Socket(websocket, self._registry, self._settings, self._observer, self._pace)
         self._open.add(socket)
         try:
             await socket.serve()

@@ -1,8 +1,9 @@
 """What the streams of a server share."""
 
 import asyncio
-from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+import functools
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
 
 from streambed.engine.engine import Engine
 from streambed.engine.sequence import Lane
@@ -14,6 +15,10 @@ from streambed.streams.store.store import Saved, Store
 from streambed.streams.triggers import Vector
 from streambed.vectors.reducers import Form, Reducers
 from streambed.wire import SessionOptions, Watch
+from streambed.workers import Workers
+
+WATCHES_AT_ONCE = 8
+"""Texts of watches of one owner that are embedded at once."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class Host:
     engine: Engine
     reducers: Reducers
     store: Store | None
-    pool: Executor
+    workers: Workers
     limits: Limits
     max_segmented: int
     """Characters of a text that may outgrow the window."""
@@ -32,6 +37,10 @@ class Host:
     ttl: float
     """Seconds that a session lives without a client."""
     observer: Observer
+    gates: defaultdict[str, asyncio.Semaphore] = field(
+        default_factory=lambda: defaultdict(functools.partial(asyncio.Semaphore, WATCHES_AT_ONCE))
+    )
+    """Of each owner, for the texts of watches: hundreds may come with one event."""
 
     def limits_of(self, options: SessionOptions) -> Limits:
         """What a session may hold: a text that goes on in segments is not bound to what a window holds."""
@@ -66,9 +75,9 @@ class Host:
         """The unit vector of a watch's text, as a document; or why there is none."""
         assert watch.text is not None
         prompt = self.engine.prompt(input_type="document")
-        loop = asyncio.get_running_loop()
+        texts = [watch.text]
         try:
-            (document,) = await loop.run_in_executor(self.pool, self.engine.documents.divide, [watch.text], prompt)
+            (document,) = await self.workers.run(owner, lambda: self.engine.documents.divide(texts, prompt))
             future = self.engine.submit_batch([document.segments[0].ids], lane=Lane.QUERY, owner=owner)[0]
             return form.unit((await asyncio.wrap_future(future)).vectors).squeeze(0)
         except RequestError as error:

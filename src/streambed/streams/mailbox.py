@@ -6,10 +6,10 @@ in a thread, and what comes meanwhile waits.
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Executor
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -40,9 +40,11 @@ class Message:
 class Mailbox:
     """Belongs to the event loop, on which all but `tell` must be called."""
 
-    def __init__(self, pool: Executor, credit: Credit, after: Callable[[], None]) -> None:
-        """after: is called on the loop when a message has run."""
-        self._pool = pool
+    def __init__(
+        self, run_long: Callable[[Callable[[], None]], Awaitable[None]], credit: Credit, after: Callable[[], None]
+    ) -> None:
+        """run_long: runs something in a thread. after: is called on the loop when a message has run."""
+        self._run_long = run_long
         self._credit = credit
         self._after = after
         self._waiting: deque[Message] = deque()
@@ -113,12 +115,12 @@ class Mailbox:
         return None
 
     async def _work_off(self) -> None:
-        loop, credit = asyncio.get_running_loop(), self._credit
+        credit = self._credit
         try:
             while (message := self._take()) is not None:
                 credit.applying = message.size
                 if message.is_long():
-                    await loop.run_in_executor(self._pool, self._run, message)
+                    await self._run_long(functools.partial(self._run, message))
                 else:
                     self._run(message)
                 credit.queued -= message.size

@@ -8,7 +8,6 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import Coroutine, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -26,6 +25,7 @@ from streambed.streams.store.store import Saved, Store
 from streambed.streams.stream import HostedStream
 from streambed.vectors.reducers import Reducers
 from streambed.wire import SessionOptions
+from streambed.workers import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +44,12 @@ class Registry:
         store: Store | None = None,
         reducers: Reducers | None = None,
         observer: Observer | None = None,
+        many: bool = False,
     ) -> None:
+        """many: whether there are several owners."""
         self._settings = settings
         self._store = store
-        self._pool = ThreadPoolExecutor(2, thread_name_prefix="streambed-streams")
+        self._workers = Workers(2, "streambed-streams", many)
         self._streams: dict[str, HostedStream] = {}
         self._count: Counter[str] = Counter()
         self._sweeper: asyncio.Task[None] | None = None
@@ -56,7 +58,7 @@ class Registry:
             engine,
             reducers or Reducers(engine.info.dimensions, {}, engine.info.default_dimensions),
             store,
-            self._pool,
+            self._workers,
             Limits(
                 max_characters=min(settings.max_session_characters, engine.documents.max_characters),
                 max_tokens=engine.info.max_tokens - 1,
@@ -90,7 +92,7 @@ class Registry:
                 await self._sweeper
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_STOP_SECONDS)
-        self._pool.shutdown(cancel_futures=True)
+        self._workers.close()
         if self._store is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._store.close)
 

@@ -52,7 +52,7 @@ class HostedStream:
         self._session: Session | None = None
         self._protocol: Protocol | None = None
         self._credit = Credit(host.limits.credit)
-        self._mailbox = Mailbox(host.pool, self._credit, self._flush)
+        self._mailbox = Mailbox(functools.partial(host.workers.run, saved.owner), self._credit, self._flush)
         self._refusals: list[Effect] = []
         """For events that never reach the machine."""
         self._timer: asyncio.TimerHandle | None = None
@@ -389,5 +389,8 @@ class HostedStream:
 
     async def _resolve(self, target: Target) -> None:
         protocol = self._opened()
-        vector = await self._host.embed(target.watch, self.owner, protocol.form)
+        async with self._host.gates[self.owner]:
+            if target.gone:
+                return
+            vector = await self._host.embed(target.watch, self.owner, protocol.form)
         self._mailbox.post(Message(lambda: protocol.resolved(target, vector)))

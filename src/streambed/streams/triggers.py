@@ -121,6 +121,8 @@ class Target:
     armed: bool = True
     resolving: bool = False
     """Whether its text is being embedded."""
+    gone: bool = False
+    """Whether others have replaced it meanwhile."""
     error: RequestError | None = None
     """Why that failed, until somebody is told. It is tried again when the watches are given again."""
 
@@ -160,6 +162,8 @@ class Watches:
             old if old is not None and old.watch == watch else self._target(watch)
             for old, watch in zip(kept, watches, strict=True)
         ]
+        for target in before.values():
+            target.gone = target not in self._targets
         new = [target for target in self._targets if target.vector is None and not target.resolving]
         for target in new:
             target.resolving = True

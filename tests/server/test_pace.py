@@ -1,0 +1,26 @@
+"""How much of the loop one key may take."""
+
+from __future__ import annotations
+
+import pytest
+
+from streambed.server import pace
+from streambed.server.pace import Pace
+
+
+def test_an_owner_waits_for_as_long_as_his_events_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(pace.time, "monotonic", lambda: now)
+    paces = Pace(many=True)
+    assert paces.spend("a", 0.010) == pytest.approx(0.010)
+    assert paces.spend("a", 0.010) == pytest.approx(0.030), "another of his sockets waits behind the first"
+    assert paces.spend("b", 0.010) == pytest.approx(0.010)
+    now += 1.0
+    assert paces.spend("a", 0.0001) == 0.0, "what is short is not worth a timer"
+    for _ in range(20):
+        waited = paces.spend("a", 0.0001)
+    assert waited > 0.0, "but adds up"
+
+
+def test_one_key_alone_leaves_nothing_to_anybody() -> None:
+    assert Pace(many=False).spend("a", 10.0) == 0.0
