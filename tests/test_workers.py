@@ -132,3 +132,18 @@ def test_after_the_end_nothing_begins() -> None:
         assert waiting[1].cancelled()
 
     assert scenario(1, False, play).order == ["0"]
+
+
+def test_what_is_short_is_done_at_once_where_nothing_else_is() -> None:
+    async def play(workers: Workers, held: Held) -> None:
+        here = threading.current_thread()
+        assert await workers.run("a", threading.current_thread, short=True) is here
+        task = asyncio.create_task(workers.run("a", held.work("long")))
+        await asyncio.sleep(0.05)
+        assert await workers.run("b", threading.current_thread, short=True) is here
+        waiting = asyncio.create_task(workers.run("a", threading.current_thread, short=True))
+        held.gate.set()
+        assert await waiting is not here, "it waits for its turn, so that what waits can be counted"
+        await task
+
+    scenario(1, True, play)

@@ -28,7 +28,7 @@ class Workers:
     def __init__(self, threads: int, name: str, many: bool) -> None:
         """many: whether there are several owners."""
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
-        self._threads = threads
+        self._threads, self._many = threads, many
         self._of_one = max(threads - 1, 1) if many else threads
         self._waiting: dict[str, deque[_Item]] = {}
         self._running: dict[str, int] = {}
@@ -44,9 +44,13 @@ class Workers:
         ahead = sum(min(len(items), own) for items in self._waiting.values())
         return ahead * self._seconds / self._threads
 
-    async def run(self, owner: str, work: Callable[[], Result], *, first: bool = False) -> Result:
+    async def run(self, owner: str, work: Callable[[], Result], *, first: bool = False, short: bool = False) -> Result:
         """Has something done in a thread, and waits for it; what it raises is raised here. first: before what else waits
-        of this owner."""
+        of this owner. short: it takes less than a millisecond; where there are several owners and nothing of this one is
+        at work, it is done at once, since to go to a thread and back takes longer on a loop that others keep busy. (With
+        one owner all of it waits where it can be counted, or too much would be taken on.)"""
+        if short and self._many and owner not in self._had and not self._closed:
+            return work()
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         if self._closed:
             raise RuntimeError("the threads have ended")

@@ -133,6 +133,8 @@ def run(settings: Settings) -> None:
         # fifth of a second each time.
         gc.collect()
         gc.freeze()
+        # Threads that tokenise give way to the event loop, which has many short things to do, after a millisecond, not five.
+        sys.setswitchinterval(0.001)
         Listener(app, settings).run(sockets=[listener])
     finally:
         engine.close(timeout=5.0)

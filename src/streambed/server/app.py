@@ -30,6 +30,7 @@ from streambed.server.ignored import IgnoredFields
 from streambed.server.keys import Keys
 from streambed.server.metrics import Metrics
 from streambed.server.origins import Cors, Origins
+from streambed.server.pace import Pace
 from streambed.server.playground import Playground, Visits
 from streambed.server.proxy import Proxy
 from streambed.server.reference import Reference
@@ -65,7 +66,8 @@ def create_app(
     many = len(keys) > 1
     embeddings = Embeddings(engine, settings, names, forms, metrics, many)
     registry = Registry(engine, settings, journal, forms, metrics, many)
-    sockets = Sockets(registry, settings, metrics, many)
+    pace = Pace(many)
+    sockets = Sockets(registry, settings, metrics, pace)
     metrics.watch(engine, registry, sockets, WATCHDOG_SECONDS)
 
     @contextlib.asynccontextmanager
@@ -90,7 +92,7 @@ def create_app(
     )
     in_flight = Shares(settings.body_memory, "bytes of bodies are in flight", many)
     inside = SocketPaths(
-        Bodies(Admission(app, settings, many, embeddings.workers.wait), settings.max_body, in_flight), routes
+        Bodies(Admission(app, settings, many, embeddings.workers.wait), settings.max_body, in_flight, pace), routes
     )
     keyed = Keys(inside, tuple(map(str.encode, keys)), visits)
     guard: ASGIApp = Refusals(Hosts(Origins(keyed, settings.allow_origin), settings, bool(keys)))

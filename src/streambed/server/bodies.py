@@ -10,9 +10,13 @@ from streambed.errors import InvalidRequest, RequestError, TooLarge, Unsupported
 from streambed.limits import BODY_SECONDS
 from streambed.server.guard import brings_body
 from streambed.server.layer import Layer
+from streambed.server.pace import Pace
 from streambed.server.routes import Row
 from streambed.server.shares import Share, Shares
 from streambed.wire.structure import Structure
+
+REQUEST_SECONDS, BYTES_PER_SECOND = 0.0005, 200e6
+"""What a request, and its bytes, take of the event loop, by and large: most of that is done before anybody sees them."""
 
 
 @dataclass(eq=False)
@@ -20,8 +24,9 @@ class Bodies(Layer):
     """Reads the body, and hands it on whole."""
 
     limit: int
-    bytes: Shares
+    memory: Shares
     """Of all bodies that are arriving or being worked on."""
+    pace: Pace
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not brings_body(scope):
@@ -29,10 +34,44 @@ class Bodies(Layer):
             return
         headers, row = scope["state"]["headers"], scope["state"]["row"]
         _check_media(headers)
-        with self.bytes.open(scope["state"].get("owner")) as share:
-            body = await _read(headers, receive, self._limit_of(row), share)
+        with self.memory.open(scope["state"].get("owner")) as share:
+            body = await self._read(headers, receive, self._limit_of(row), share)
             if body is not None:  # else the client has left
                 await self.app(scope, _replay(body, receive), send)
+
+    async def _read(self, headers: dict[bytes, bytes], receive: Receive, limit: int, share: Share) -> bytes | None:
+        """The body; None where the client left while it arrived."""
+        structure = Structure()
+        declared = headers.get(b"content-length", b"0")
+        if declared.isdigit() and int(declared[:20]) > limit:
+            raise TooLarge(f"the body has {int(declared[:20]):,} bytes; the limit is {limit:,}")
+        parts: list[bytes] = []  # to grow one piece would copy it again and again
+        size, more = 0, True
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                self.pace.spend(share.owner, REQUEST_SECONDS)
+                while more:
+                    await asyncio.sleep(self.pace.wait(share.owner))
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    part = message.get("body", b"")
+                    size += len(part)
+                    if size > limit:
+                        raise TooLarge(f"the body has more than {limit:,} bytes, which is the limit")
+                    share.take(len(part))
+                    self.pace.spend(share.owner, len(part) / BYTES_PER_SECOND)
+                    structure.feed(part)
+                    parts.append(part)
+                    more = message.get("more_body", False)
+        except TimeoutError:
+            parts.clear()
+            raise InvalidRequest(f"the body did not arrive within {BODY_SECONDS:.0f} seconds") from None
+        except RequestError as error:
+            parts.clear()  # the error would keep them alive while the rest is dropped
+            error.closes = True
+            raise
+        return b"".join(parts)
 
     def _limit_of(self, row: Row | None) -> int:
         return min(self.limit, row.limit) if row is not None and row.limit is not None else self.limit
@@ -45,38 +84,6 @@ def _check_media(headers: dict[bytes, bytes]) -> None:
         return  # there is no body
     if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
         raise UnsupportedMedia("Content-Type must be application/json")
-
-
-async def _read(headers: dict[bytes, bytes], receive: Receive, limit: int, share: Share) -> bytes | None:
-    """The body; None where the client left while it arrived."""
-    structure = Structure()
-    declared = headers.get(b"content-length", b"0")
-    if declared.isdigit() and int(declared[:20]) > limit:
-        raise TooLarge(f"the body has {int(declared[:20]):,} bytes; the limit is {limit:,}")
-    parts: list[bytes] = []  # to grow one piece would copy it again and again
-    size, more = 0, True
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    return None
-                part = message.get("body", b"")
-                size += len(part)
-                if size > limit:
-                    raise TooLarge(f"the body has more than {limit:,} bytes, which is the limit")
-                share.take(len(part))
-                structure.feed(part)
-                parts.append(part)
-                more = message.get("more_body", False)
-    except TimeoutError:
-        parts.clear()
-        raise InvalidRequest(f"the body did not arrive within {BODY_SECONDS:.0f} seconds") from None
-    except RequestError as error:
-        parts.clear()  # the error would keep them alive while the rest is dropped
-        error.closes = True
-        raise
-    return b"".join(parts)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

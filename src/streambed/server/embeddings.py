@@ -39,6 +39,8 @@ Prepared = TypeVar("Prepared")
 
 LARGE_BODY = 128 << 10
 """Bodies beyond this take turns in the thread pool."""
+SHORT_BODY, SHORT_REPLY = 2048, 4
+"""Bytes of a body, and vectors of a reply, that are read, tokenised and written in less than a millisecond."""
 GRACE_SECONDS = 5.0
 """The engine keeps deadlines at the start of each step; a step that hangs, or a disk, is given this long."""
 
@@ -123,7 +125,8 @@ class Embeddings:
         """What both have in common: parse, tokenise, compute, write, each within the deadline."""
         started = time.monotonic()
         body = await request.body()
-        asked = await self._work(request, lambda: read(body))
+        short = len(body) <= SHORT_BODY
+        asked = await self._work(request, lambda: read(body), short=short)
         self.check_model(asked.model)
         request.state.lane = asked.priority
         form = self._reducers.form(asked.dimensions, asked.encoding_format, asked.reducer)
@@ -133,7 +136,7 @@ class Embeddings:
         def expired() -> bool:
             return gone.is_set() or self._closing or time.monotonic() >= deadline
 
-        work = self._work(request, lambda: prepare(asked, expired), len(body), deadline)
+        work = self._work(request, lambda: prepare(asked, expired), len(body), deadline, short=short)
         try:
             prepared = await (work if len(body) <= LARGE_BODY else _attended(request, work))
         finally:
@@ -149,7 +152,12 @@ class Embeddings:
         if embeddings is None:
             return Response(status_code=499)  # nobody reads it
         computed = time.monotonic()
-        response = await self._work(request, lambda: Json(write(asked, form, prepared, embeddings)), first=True)
+        response = await self._work(
+            request,
+            lambda: Json(write(asked, form, prepared, embeddings)),
+            first=True,
+            short=len(embeddings) <= SHORT_REPLY,
+        )
         ended = time.monotonic()
         timing: dict[Stage, float] = {
             "tokenize": tokenized - started,
@@ -227,6 +235,7 @@ class Embeddings:
         size: int = 0,
         deadline: float | None = None,
         first: bool = False,
+        short: bool = False,
     ) -> Result:
         async with contextlib.AsyncExitStack() as turn:
             if size > LARGE_BODY:  # one at a time, so that short texts always find a thread
@@ -235,7 +244,7 @@ class Embeddings:
                         await turn.enter_async_context(self._large)
                 except TimeoutError:
                     raise DeadlineExceeded("the deadline passed while other large texts were tokenised") from None
-            return await self.workers.run(request.state.owner, work, first=first)
+            return await self.workers.run(request.state.owner, work, first=first, short=short)
 
 
 def _write(asked: EmbeddingsRequest, form: Form, inputs: Inputs, embeddings: list[Embedding]) -> Any:

@@ -1,7 +1,8 @@
-"""How much of the event loop one key's WebSockets may take.
+"""How much of the event loop one key may take with its WebSockets and bodies.
 
-An event runs on the loop, where nothing else runs meanwhile. What an owner's events have taken, he waits for as long before
-the next one of his is read, whichever of his sockets it comes from: so half of the loop is always there for the others.
+An event runs on the loop, where nothing else runs meanwhile, and so does the counting of a body's structure. For as long
+as that has taken, nothing more of its owner is read, whichever connection it comes from: so half of the loop is always
+there for the others.
 """
 
 import time
@@ -20,9 +21,13 @@ class Pace:
         """When each owner may be read again."""
 
     def spend(self, owner: str, seconds: float) -> float:
-        """Says that an event of an owner has taken so long. Returns the seconds for which not to read from its socket."""
+        """Says that an event of an owner has taken so long. Returns as `wait`."""
         if not self._many:
             return 0.0
-        now = time.monotonic()
-        free = self._free[owner] = max(self._free.get(owner, 0.0), now - seconds) + 2 * seconds
-        return free - now if free - now >= LEAST_SECONDS else 0.0
+        self._free[owner] = max(self._free.get(owner, 0.0), time.monotonic() - seconds) + 2 * seconds
+        return self.wait(owner)
+
+    def wait(self, owner: str) -> float:
+        """Seconds for which not to read what comes from an owner."""
+        wait = self._free.get(owner, 0.0) - time.monotonic()
+        return wait if wait >= LEAST_SECONDS else 0.0

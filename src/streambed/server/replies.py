@@ -19,6 +19,8 @@ Dialect = Callable[[RequestError], tuple[int, dict[str, Any]]]
 LINGER_SECONDS = 10.0
 MOST_SECONDS = 600
 """That `Retry-After` says."""
+DROP_SECONDS = 0.02
+"""Between two pieces of it: to read what is refused must not keep the loop from what is not."""
 IDLE_SECONDS = 0.5
 """Seconds in all, and seconds without a byte, for which the rest of a body that is too large is read and dropped."""
 
@@ -64,6 +66,7 @@ async def _drop_body(receive: Receive) -> None:
             while more:
                 message = await asyncio.wait_for(receive(), IDLE_SECONDS)
                 more = message["type"] == "http.request" and message.get("more_body", False)
+                await asyncio.sleep(DROP_SECONDS)
     except TimeoutError:
         return
 

@@ -302,10 +302,9 @@ class Socket:
 class Sockets:
     """All sockets of a server."""
 
-    def __init__(self, registry: Registry, settings: Settings, observer: Observer, many: bool = False) -> None:
-        """many: whether there are several keys."""
+    def __init__(self, registry: Registry, settings: Settings, observer: Observer, pace: Pace) -> None:
         self._registry = registry
-        self._pace = Pace(many)
+        self._pace = pace
         self._settings = settings
         self._observer = observer
         self._open: set[Socket] = set()
