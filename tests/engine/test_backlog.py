@@ -41,7 +41,6 @@ def test_an_owner_waits_for_as_much_of_the_others_as_of_himself() -> None:
     found = backlog((Lane.QUERY, "a", 1000), (Lane.QUERY, "b", 100), (Lane.STREAM, "c", 50), (Lane.BULK, "d", 9000))
     assert found.wait(Lane.QUERY, "b", RATE) == (100 + 100 + 50) / RATE
     assert found.wait(Lane.QUERY, "a", RATE) == (1000 + 100 + 50) / RATE
-    assert found.seconds(RATE) == 10150 / RATE
 
 
 def test_sessions_are_never_refused_for_this() -> None:
@@ -53,5 +52,4 @@ def test_what_came_and_went_leaves_nothing(rows: list[tuple[Lane, str, int]]) ->
     found = backlog(*rows)
     for lane, owner, count in rows:
         found.add(lane, owner, -count)
-    assert found.seconds(RATE) == 0
     assert not found._rows

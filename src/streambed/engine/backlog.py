@@ -24,10 +24,6 @@ class Backlog:
         if self._rows[key] <= 0:
             del self._rows[key]
 
-    def seconds(self, rate: float) -> float:
-        """Until all of it is done, at so many rows a second."""
-        return sum(self._rows.values()) / rate
-
     def wait(self, lane: Lane, owner: str, rate: float) -> float:
         """Seconds until what an owner adds to a lane would begin. Until then each other owner gets as much as this one."""
         own = self._rows[lane, owner]

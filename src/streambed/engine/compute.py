@@ -80,9 +80,6 @@ class Compute(Protocol):
     def stats(self) -> EngineStats:
         """Counters and gauges; never waits for a step."""
 
-    def backlog(self) -> float:
-        """Seconds until all that waits is done, at the present rate."""
-
     def memory(self) -> Memory | None:
         """Of the device, if it has its own. Raises RuntimeError where it does not answer."""
 

@@ -179,11 +179,6 @@ class Core(ProcessBound):
                 last_progress_s=0.0 if idle else now - self._progress,
             )
 
-    def backlog(self) -> float:
-        """As `Compute.backlog`."""
-        with self._lock:
-            return 0.0 if self._budget.rate is None else self._backlog.seconds(self._budget.rate)
-
     def memory(self) -> Memory | None:
         """As `Compute.memory`."""
         return self._device.memory()

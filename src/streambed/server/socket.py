@@ -53,7 +53,7 @@ _AT_ONCE = (
     "embedding.create",
     *(kind for kind in CLIENT_EVENTS if kind.startswith("input_text")),
 )
-"""Events, and what is none, for which nothing is waited; those for which something is take little of the loop."""
+"""What is handled without a wait in between, so that the time it takes is the loop's: these events, and what is none."""
 
 
 Key = tuple[str | None, str | int | None]
@@ -194,9 +194,12 @@ class Socket:
             if message["type"] == "websocket.disconnect":
                 return
             self._messages += 1
-            # Where another server than ours carries the socket, nobody knows; what has been sent counts as received.
-            for number in [self._errors] if self._marks is None else self._marks.passed(self._messages):
-                self._hear(number)
+            # Where another server than ours carries the socket, nobody knows, and what was queued counts as received.
+            if self._marks is not None:
+                for number in self._marks.passed(self._messages):
+                    self._hear(number)
+            elif self._errors:
+                self._hear(self._errors)
             seconds = await self._receive(message.get("text"))
             # Hundreds of frames may have come in one piece: lets others run, for as long as this has taken.
             await asyncio.sleep(self._pace.spend(self._owner, seconds))
