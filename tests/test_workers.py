@@ -77,7 +77,9 @@ def test_who_has_had_least_goes_first() -> None:
         held.gate.set()
         await asyncio.gather(*tasks)
         assert held.order == ["a", "b", "b", "a", "a"] or held.order == ["a", "b", "a", "b", "a"], held.order
-        assert (workers._had, workers._running, workers._waiting) == ({}, {}, {}), "nothing is kept of who has gone"
+        assert (workers._accounts._had, workers._running, workers._waiting) == ({}, {}, {}), (
+            "nothing is kept of who has gone"
+        )
 
     scenario(1, True, play)
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
+from streambed.accounts import Accounts
+
 Result = TypeVar("Result")
 _DAMPING = 0.05
 _MOST_SECONDS = 0.05
@@ -32,8 +34,8 @@ class Workers:
         self._of_one = max(threads - 1, 1) if many else threads
         self._waiting: dict[str, deque[_Item]] = {}
         self._running: dict[str, int] = {}
-        self._had: dict[str, float] = {}
-        """Seconds that the owners who are there have had, beyond the one who has had least."""
+        self._accounts = Accounts()
+        """In seconds."""
         self._closed = False
         self._seconds = 0.0
         """What one takes, on an average of the last ones."""
@@ -49,13 +51,11 @@ class Workers:
         of this owner. short: it takes less than a millisecond; where there are several owners and nothing of this one is
         at work, it is done at once, since to go to a thread and back takes longer on a loop that others keep busy. (With
         one owner all of it waits where it can be counted, or too much would be taken on.)"""
-        if short and self._many and owner not in self._had and not self._closed:
+        if short and self._many and not self._closed and owner not in self._waiting and owner not in self._running:
             return work()
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         if self._closed:
             raise RuntimeError("the threads have ended")
-        if owner not in self._had:
-            self._had[owner] = min(self._had.values(), default=0.0)
         waiting = self._waiting.setdefault(owner, deque())
         (waiting.appendleft if first else waiting.append)(_Item(work, done))
         self._start()
@@ -71,16 +71,16 @@ class Workers:
         self._waiting.clear()
 
     def _start(self) -> None:
+        self._accounts.keep(self._waiting.keys() | self._running.keys())
         while sum(self._running.values()) < self._threads:
             ready = [owner for owner in self._waiting if self._running.get(owner, 0) < self._of_one]
             if not ready:
                 return
-            owner = min(ready, key=self._had.__getitem__)
+            owner = self._accounts.choose(ready)
             item = self._waiting[owner].popleft()
             if not self._waiting[owner]:
                 del self._waiting[owner]
             if item.done.cancelled():  # whoever wanted it has gone
-                self._leave(owner)
                 continue
             self._running[owner] = self._running.get(owner, 0) + 1
             asyncio.get_running_loop().create_task(self._run(owner, item))
@@ -101,18 +101,10 @@ class Workers:
             else:
                 item.done.set_exception(error)
         seconds = time.monotonic() - started
-        self._had[owner] += seconds
+        self._accounts.charge(owner, seconds)
         self._seconds += _DAMPING * (min(seconds, _MOST_SECONDS) - self._seconds)
         self._running[owner] -= 1
         if not self._running[owner]:
             del self._running[owner]
-        self._leave(owner)
         if not self._closed:
             self._start()
-
-    def _leave(self, owner: str) -> None:
-        """Forgets an owner of whom nothing is left; the others' accounts count from the least."""
-        if owner not in self._waiting and owner not in self._running:
-            self._had.pop(owner, None)
-        least = min(self._had.values(), default=0.0)
-        self._had = {each: had - least for each, had in self._had.items()}

@@ -18,6 +18,7 @@ import streambed
 from streambed.engine.engine import Engine
 from streambed.errors import Internal, InvalidRequest, RequestError
 from streambed.server.access import Access
+from streambed.server.allowance import Allowance
 from streambed.server.bodies import Bodies
 from streambed.server.directions import Directions
 from streambed.server.dropin import DropIn
@@ -37,7 +38,6 @@ from streambed.server.reference import Reference
 from streambed.server.replies import dialect_of, error_response, note
 from streambed.server.routes import FILES, ROUTES, WEBSOCKET, Routes
 from streambed.server.sessions import Sessions
-from streambed.server.shares import Shares
 from streambed.server.socket import Sockets
 from streambed.settings import Settings
 from streambed.streams.registry import Registry
@@ -90,7 +90,7 @@ def create_app(
         Visits(),
         Routes(tuple(row for row in ROUTES if row.handler != "metrics.serve" or settings.metrics_port is None)),
     )
-    in_flight = Shares(settings.body_memory, "bytes of bodies are in flight", many)
+    in_flight = Allowance(settings.body_memory, "bytes of bodies are in flight", many)
     inside = SocketPaths(
         Bodies(Admission(app, settings, many, embeddings.workers.wait), settings.max_body, in_flight, pace), routes
     )

@@ -8,11 +8,11 @@ from starlette.types import Message, Receive, Scope, Send
 
 from streambed.errors import InvalidRequest, RequestError, TooLarge, UnsupportedMedia
 from streambed.limits import BODY_SECONDS
+from streambed.server.allowance import Allowance, Share
 from streambed.server.guard import brings_body
 from streambed.server.layer import Layer
 from streambed.server.pace import Pace
 from streambed.server.routes import Row
-from streambed.server.shares import Share, Shares
 from streambed.wire.structure import Structure
 
 REQUEST_SECONDS, BYTES_PER_SECOND = 0.0005, 200e6
@@ -24,7 +24,7 @@ class Bodies(Layer):
     """Reads the body, and hands it on whole."""
 
     limit: int
-    memory: Shares
+    memory: Allowance
     """Of all bodies that are arriving or being worked on."""
     pace: Pace
 
@@ -51,7 +51,8 @@ class Bodies(Layer):
             async with asyncio.timeout(BODY_SECONDS):
                 self.pace.spend(share.owner, REQUEST_SECONDS)
                 while more:
-                    await asyncio.sleep(self.pace.wait(share.owner))
+                    if wait := self.pace.wait(share.owner):
+                        await asyncio.sleep(wait)
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         return None

@@ -20,10 +20,10 @@ from streambed.errors import (
     TargetTooLong,
 )
 from streambed.limits import HEAD_BYTES, TARGET_BYTES
+from streambed.server.allowance import Allowance
 from streambed.server.layer import Layer
 from streambed.server.replies import refuse
 from streambed.server.routes import WEBSOCKET, Routes, Row
-from streambed.server.shares import Shares
 from streambed.settings import Settings, is_loopback
 
 CROWDED = "crowded"
@@ -115,8 +115,8 @@ class Admission(Layer):
         super().__init__(app)
         self._wait = wait
         self.places = {
-            "http": Shares(settings.max_requests, "requests are in progress", many),
-            "websocket": Shares(settings.max_sockets, "WebSockets are open", many),
+            "http": Allowance(settings.max_requests, "requests are in progress", many),
+            "websocket": Allowance(settings.max_sockets, "WebSockets are open", many),
         }
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -47,11 +47,12 @@ from streambed.wire.structure import check_structure
 logger = logging.getLogger("streambed")
 
 _FAREWELL_SECONDS = 2.0
+_CHANGES = tuple(kind for kind, event in CLIENT_EVENTS.items() if event in get_args(InputText))
 _AT_ONCE = (
     OTHER,
     "session.update",
     "embedding.create",
-    *(kind for kind in CLIENT_EVENTS if kind.startswith("input_text")),
+    *_CHANGES,
 )
 """What is handled without a wait in between, so that the time it takes is the loop's: these events, and what is none."""
 
@@ -226,7 +227,7 @@ class Socket:
             value = parse_object(text, "the frame")
             event_id = _short(value.get("event_id"), MAX_EVENT_ID)
             session = _short(value.get("session"), 64)
-            is_change = CLIENT_EVENTS.get(str(value.get("type"))) in get_args(InputText)
+            is_change = value.get("type") in _CHANGES
             event = parse_event(value, [] if self._settings.ignore_unknown_fields else None)
             kind = event.type
             await self._handle(event)

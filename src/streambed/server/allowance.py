@@ -12,7 +12,7 @@ LARGEST_SHARE = 1 / 2
 
 
 @dataclass
-class Shares:
+class Allowance:
     """Places or bytes. Belongs to the event loop."""
 
     limit: int
@@ -42,24 +42,24 @@ class Shares:
 class Share:
     """Of one request."""
 
-    shares: Shares
+    allowance: Allowance
     owner: str
     taken: int = 0
 
     def take(self, more: int) -> None:
         """Raises Overloaded where there is not so much."""
-        shares = self.shares
-        if shares.taken + more > shares.limit:
-            raise Overloaded(f"{shares.taken:,} {shares.what}; try again later")
-        if shares.by_owner[self.owner] + more > shares.of_one:
-            raise Overloaded(f"{shares.by_owner[self.owner]:,} {shares.what} for this key; try again later")
-        shares.taken += more
-        shares.by_owner[self.owner] += more
+        allowance = self.allowance
+        if allowance.taken + more > allowance.limit:
+            raise Overloaded(f"{allowance.taken:,} {allowance.what}; try again later")
+        if allowance.by_owner[self.owner] + more > allowance.of_one:
+            raise Overloaded(f"{allowance.by_owner[self.owner]:,} {allowance.what} for this key; try again later")
+        allowance.taken += more
+        allowance.by_owner[self.owner] += more
         self.taken += more
 
     def give_back(self) -> None:
-        self.shares.taken -= self.taken
-        self.shares.by_owner[self.owner] -= self.taken
-        if not self.shares.by_owner[self.owner]:
-            del self.shares.by_owner[self.owner]
+        self.allowance.taken -= self.taken
+        self.allowance.by_owner[self.owner] -= self.taken
+        if not self.allowance.by_owner[self.owner]:
+            del self.allowance.by_owner[self.owner]
         self.taken = 0
