@@ -836,6 +836,17 @@ def test_a_damaged_file_is_kept_for_its_owner_alone(start: Start, path: Path, ca
     assert found == sessions
 
 
+def test_sessions_of_a_journal_that_has_seen_millions_are_found(start: Start, path: Path) -> None:
+    """Their rows have numbers far beyond what a file of this size holds."""
+    journal, _ = start()
+    sessions = [session.saved for session in _sessions(journal)]
+    journal.close()
+    alter(path, "UPDATE sessions SET rowid = rowid * 10000000")
+    path.write_bytes(b"?" * 16 + path.read_bytes()[16:])
+    _, found = start()
+    assert found == sessions
+
+
 OLD = """
 CREATE TABLE sessions (
     id TEXT PRIMARY KEY, owner TEXT NOT NULL, token BLOB NOT NULL, options TEXT NOT NULL,

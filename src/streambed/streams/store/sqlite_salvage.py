@@ -1,7 +1,7 @@
 """What can still be read of a journal whose pages a disk has damaged.
 
 Its first page says how the file is laid out. It is the same in every journal but for a few counters, so where it is damaged,
-a new journal's serves. Everything else is read row by row, past what cannot be read; each row has a checksum.
+a new journal's serves. Everything else is read from both ends, and by name where neither reaches; each row has a checksum.
 """
 
 import contextlib
@@ -19,8 +19,8 @@ from streambed.streams.store.store import Saved
 logger = logging.getLogger(__name__)
 
 _PAGE = 4096
-_ROWS_OF_A_PAGE = 64
-"""Most sessions that a page holds."""
+_HEAD = "session, revision, checksum"
+_NAMES = "SELECT id FROM sessions ORDER BY id"
 
 
 def is_damage(error: Exception, path: Path) -> bool:
@@ -110,34 +110,32 @@ def _read(path: Path) -> Iterator[tuple[str, Saved | ValueError]]:
         contextlib.closing(sqlite3.connect(path)) as connection,
     ):
         connection.text_factory = bytes
-        heads: dict[str, Any] = {}
-        for head in _scan(connection, "SELECT session, revision, checksum FROM heads ORDER BY session"):
-            heads[sqlite_file.name_of(head[0])] = head
+        standing = _scan(connection, f"SELECT {_HEAD} FROM heads")
+        heads: dict[str, Any] = {sqlite_file.name_of(head[0]): head for head in standing}
         yield from ((name, ValueError("it cannot be read")) for name in heads)
-        for rowid in range(1, _last_row(connection, path) + 1):
-            for row in _scan(connection, f"SELECT {sqlite_file.SESSION}, checksum FROM sessions WHERE rowid = {rowid}"):
-                name = sqlite_file.name_of(row[0])
-                try:
-                    changes = sqlite_file.changes_of(connection, name)
-                    if name not in heads:
-                        query = "SELECT session, revision, checksum FROM heads WHERE session = ?"
-                        heads[name] = connection.execute(query, (name,)).fetchone()
-                except (sqlite3.Error, UnicodeDecodeError) as error:
-                    yield name, ValueError(str(error))
-                else:
-                    yield name, sqlite_file.replay(row, changes, heads[name])
+        select = f"SELECT {sqlite_file.SESSION}, checksum FROM sessions"
+        rows = {
+            row[0]: row for order in ("ASC", "DESC") for row in _scan(connection, f"{select} ORDER BY rowid {order}")
+        }
+        # Those that neither scan has reached, by their names: from their heads, and from the index.
+        names = {head[0] for head in heads.values()} | {name for (name,) in _scan(connection, _NAMES)}
+        for missing in names - rows.keys():
+            for row in _scan(connection, f"{select} WHERE id = CAST(? AS TEXT)", missing):
+                rows[row[0]] = row
+        for row in rows.values():
+            name = sqlite_file.name_of(row[0])
+            try:
+                changes = sqlite_file.changes_of(connection, name)
+            except (sqlite3.Error, UnicodeDecodeError) as error:
+                yield name, ValueError(str(error))
+                continue
+            if name not in heads:
+                found = _scan(connection, f"SELECT {_HEAD} FROM heads WHERE session = ?", name)
+                heads[name] = next(found, None)
+            yield name, sqlite_file.replay(row, changes, heads[name])
 
 
-def _scan(connection: sqlite3.Connection, query: str) -> Iterator[Any]:
+def _scan(connection: sqlite3.Connection, query: str, *values: object) -> Iterator[Any]:
     """Rows up to where no more can be read."""
     with contextlib.suppress(sqlite3.Error, UnicodeDecodeError):
-        yield from connection.execute(query)
-
-
-def _last_row(connection: sqlite3.Connection, path: Path) -> int:
-    """More than there can be, where it cannot be read."""
-    with contextlib.suppress(sqlite3.Error, UnicodeDecodeError):
-        (last,) = connection.execute("SELECT max(rowid) FROM sessions").fetchone()
-        if isinstance(last, int) and 0 <= last < path.stat().st_size:
-            return last
-    return path.stat().st_size // _PAGE * _ROWS_OF_A_PAGE
+        yield from connection.execute(query, values)
