@@ -11,7 +11,6 @@ import random
 import resource
 import signal
 import sqlite3
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from streambed.settings import Settings
 from streambed.streams.registry import Registry
 from streambed.streams.store.sqlite import SQLiteStore
 from tests.checkpoints import load_engine
+from tests.journals import bytes_of
 from tests.server.conftest import Live, Servers, until
 from tests.server.test_process import SECONDS, Process, refused
 
@@ -122,12 +122,6 @@ def check_vector(process: Process | Live, text: str, vector: list[float]) -> Non
     assert reply.status_code == 200, reply.text
     expected = np.array(reply.json()["data"][0]["embedding"])
     assert np.dot(expected, np.array(vector)) >= 0.99999
-
-
-def bytes_of(journal: Path) -> bytes:
-    """Everything that is on disk of a journal; read by another process, since to close the file gives up locks of ours."""
-    files = sorted(str(file) for file in journal.parent.glob(f"{journal.name}*"))
-    return subprocess.run(["cat", *files], check=True, capture_output=True).stdout
 
 
 def length(text: str, unit: str) -> int:

@@ -29,6 +29,7 @@ from streambed.streams.mark import Mark
 from streambed.streams.store import sqlite
 from streambed.streams.store.sqlite import SQLiteStore
 from streambed.streams.store.store import DIGEST, HISTORY, Commit, Entry, Erase, Open, Saved, SetOptions
+from tests.journals import bytes_of, copy
 
 SECONDS = 20.0
 """How long the journal's thread may take before a test calls it a hang."""
@@ -104,21 +105,6 @@ def keep(journal: SQLiteStore, *entries: Entry) -> None:
 
 def log_of(path: Path) -> Path:
     return path.with_name(path.name + "-wal")
-
-
-def copy(path: Path, target: Path) -> Path:
-    """The files as they are, which is what a process that starts after a kill finds."""
-    # By another process: to open and close the file in this one would give up SQLite's lock.
-    files = [file for file in (path, log_of(path)) if file.exists()]
-    target.mkdir(parents=True)
-    subprocess.run(["cp", "-p", *map(str, files), str(target)], check=True)
-    return target / path.name
-
-
-def bytes_of(path: Path) -> bytes:
-    """Everything that is on disk of a journal."""
-    files = sorted(str(file) for file in path.parent.glob(f"{path.name}*"))
-    return subprocess.run(["cat", *files], check=True, capture_output=True).stdout
 
 
 class Disk:
@@ -1201,6 +1187,19 @@ def test_failed_but_on_disk_then_killed(start: Start, path: Path, tmp_path: Path
     session.take_back(found[0].mark.revision)
     disk.after.clear()
     keep(journal, session.append("on"))
+
+
+def test_failed_but_whole_on_disk_then_killed(start: Start, path: Path, tmp_path: Path, disk: Disk) -> None:
+    """The same of a whole text that reached the disk; another session's writing has opened the file anew since."""
+    journal, _ = start()
+    session, other = Session("ses_a"), Session("ses_b")
+    keep(journal, session.open(), session.append("1"), other.open())
+    disk.after["COMMIT"] = IO_ERROR
+    assert all(write(journal, session.append("2", snapshot=True)))
+    disk.after.clear()
+    keep(journal, other.append("1"))
+    _, found = start(copy(path, tmp_path / "killed"))
+    assert found == [session.history[2], other.saved]
 
 
 def test_failed_but_opened(start: Start, disk: Disk) -> None:

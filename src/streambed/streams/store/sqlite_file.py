@@ -136,9 +136,10 @@ def set_options(connection: sqlite3.Connection, session: str, options: str) -> N
 
 
 def take_back(connection: sqlite3.Connection, session: str, revision: int) -> None:
-    """Takes out the changes after a revision."""
+    """Takes out the changes after a revision. A whole text of a later one stays, and is where the session stands then."""
     connection.execute("DELETE FROM changes WHERE session = ? AND revision > ?", (session, revision))
-    _put_head(connection, session, revision)
+    whole: int = connection.execute("SELECT revision FROM sessions WHERE id = ?", (session,)).fetchone()[0]
+    _put_head(connection, session, max(revision, whole))
 
 
 def erase(connection: sqlite3.Connection, session: str) -> None:
