@@ -22,6 +22,7 @@ TABLE: dict[str, tuple[int, int | None, bool]] = {
     "uri_too_long": (414, None, False),
     "headers_too_large": (431, None, False),
     "overloaded": (429, 1013, True),
+    "quota_exceeded": (429, 1013, True),
     "internal": (500, 1011, False),
     "not_ready": (503, 1012, True),
     "deadline": (504, None, False),

@@ -33,7 +33,7 @@ def scenario(threads: int, many: bool, play: Callable[[Workers, Held], Awaitable
     held = Held(threads)
 
     async def run() -> None:
-        workers = Workers(threads, "test", many)
+        workers = Workers(threads, "test", lambda: many)
         try:
             await play(workers, held)
         finally:

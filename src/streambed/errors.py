@@ -9,8 +9,8 @@ StreambedError
     ├── InvalidRequest   ├── Unauthorized     ├── ForbiddenOrigin  ├── NotFound
     ├── OffsetConflict   ├── OffsetGap        ├── RevisionConflict ├── RevisionGap
     ├── TooLarge         ├── UnsupportedMedia ├── TargetTooLong    ├── HeadTooLarge
-    ├── Overloaded       ├── Internal         ├── NotReady         ├── DeadlineExceeded
-    └── StorageFull
+    ├── Overloaded       ├── QuotaExceeded    ├── Internal         ├── NotReady
+    ├── DeadlineExceeded └── StorageFull
 
 Whatever speaks about errors (HTTP bodies, OpenAPI, close codes, docs) reads the class attributes; nothing retypes them.
 """
@@ -144,6 +144,10 @@ class HeadTooLarge(RequestError):
 
 class Overloaded(RequestError):
     code, status, close_code, retryable = "overloaded", 429, 1013, True
+
+
+class QuotaExceeded(RequestError):
+    code, status, close_code, retryable = "quota_exceeded", 429, 1013, True
 
 
 class Internal(RequestError):

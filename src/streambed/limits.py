@@ -114,6 +114,7 @@ LIMITS = (
     ),
     Limit("Time to take an event", (STALL_SECONDS := 60.0), "seconds", "Then the WebSocket is dropped."),
     Limit("Between pings", (PING_SECONDS := 20.0), "seconds", "And so long for the answer to one, on a WebSocket."),
+    Limit("Named keys", (MAX_NAMED_KEYS := 1000), "names", "In the file of `--api-keys`."),
     Limit("Visit", (VISIT_SECONDS := 12 * 3600), "seconds", "How long the page's cookie stands for a key."),
     Limit("Visits", (MAX_VISITS := 1024), "visits", "One more ends the one that was unused for longest."),
 )

@@ -36,6 +36,9 @@ class Settings:
         "Key that requests must carry (repeatable). If none is given, one is generated unless the address is loopback.",
         secret=True,
     )
+    api_keys: str | None = _setting(
+        None, "TOML file of keys with names and quotas, read again on SIGHUP. See docs/operations.md."
+    )
     no_auth: bool = _setting(False, "Serve without a key, whatever the address.")
     tls_cert: str | None = _setting(None, "TLS certificate file (PEM).")
     tls_key: str | None = _setting(None, "TLS private key file (PEM).")
@@ -100,6 +103,17 @@ class Settings:
     max_requests: int = _setting(512, "Requests in progress at once; more are refused with 429.")
     timeout: float = _setting(600.0, "Seconds after which a request is given up with 504.")
     drain: float = _setting(30.0, "Seconds that requests in progress have to end after SIGTERM.")
+    key_requests_per_second: float | None = _setting(
+        None, "HTTP requests and handshakes a second that one key may make; more are refused with 429.",
+        group="Quotas of a key", unit="N",
+    )  # fmt: skip
+    key_tokens_per_second: float | None = _setting(
+        None, "Tokens a second that one key may have computed; who had more waits, or is refused with 429.", unit="N"
+    )
+    key_sockets: int | None = _setting(None, "WebSockets that one key may have open at once.")
+    key_body_bytes: int | None = _setting(
+        None, "Bytes of request bodies that one key may have in flight, such as 64MiB.", size=True
+    )
     session_ttl: float = _setting(600.0, "Seconds that a session lives without a client.", group="Sessions")
     max_sessions: int = _setting(1000, "Sessions that one key may have at once.")
     max_sessions_per_socket: int = _setting(100, "Sessions that one WebSocket may carry at once.")
@@ -128,8 +142,8 @@ class Settings:
             raise SettingsError(f"--metrics-port is {self.metrics_port}; 0 to 65535 is expected")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise SettingsError("--tls-cert and --tls-key go together")
-        if self.no_auth and self.api_key:
-            raise SettingsError("--no-auth and --api-key exclude each other")
+        if self.no_auth and (self.api_key or self.api_keys is not None):
+            raise SettingsError(f"--no-auth and --api-key{'' if self.api_key else 's'} exclude each other")
         if any(not key or not key.isascii() or key != key.strip() for key in self.api_key):
             raise SettingsError("--api-key is empty, or has spaces around it or characters beyond ASCII")
         for name, least in (
@@ -141,6 +155,8 @@ class Settings:
             ("max_sessions_per_socket", 1),
             ("max_session_characters", 1),
             ("max_sockets", 0),
+            ("key_sockets", 0),
+            ("key_body_bytes", 1024),
             ("keep_alive", 1),
         ):
             value = getattr(self, name)
@@ -152,6 +168,10 @@ class Settings:
             if not 0 < getattr(self, name) < float("inf"):
                 flag = f"--{name.replace('_', '-')}"
                 raise SettingsError(f"{flag} is {getattr(self, name)}; a positive number of seconds is expected")
+        for name in ("key_requests_per_second", "key_tokens_per_second"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise SettingsError(f"--{name.replace('_', '-')} is {value}; a positive number is expected")
         names = [name for name, _ in self.reducers]
         if not all(names) or not all(path for _, path in self.reducers) or len(set(names)) < len(names):
             raise SettingsError(f"--reducer is {', '.join(self.reducer)}; NAME=PATH with different names is expected")

@@ -27,11 +27,10 @@ class _Item(NamedTuple):
 class Workers:
     """Belongs to the event loop."""
 
-    def __init__(self, threads: int, name: str, many: bool) -> None:
+    def __init__(self, threads: int, name: str, many: Callable[[], bool]) -> None:
         """many: whether there are several owners."""
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._threads, self._many = threads, many
-        self._of_one = max(threads - 1, 1) if many else threads
         self._waiting: dict[str, deque[_Item]] = {}
         self._running: dict[str, int] = {}
         self._accounts = Accounts()
@@ -51,7 +50,7 @@ class Workers:
         of this owner. short: it takes less than a millisecond; where there are several owners and nothing of this one is
         at work, it is done at once, since to go to a thread and back takes longer on a loop that others keep busy. (With
         one owner all of it waits where it can be counted, or too much would be taken on.)"""
-        if short and self._many and not self._closed and owner not in self._waiting and owner not in self._running:
+        if short and self._many() and not self._closed and owner not in self._waiting and owner not in self._running:
             return work()
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         if self._closed:
@@ -72,8 +71,9 @@ class Workers:
 
     def _start(self) -> None:
         self._accounts.keep(self._waiting.keys() | self._running.keys())
+        most = max(self._threads - 1, 1) if self._many() else self._threads
         while sum(self._running.values()) < self._threads:
-            ready = [owner for owner in self._waiting if self._running.get(owner, 0) < self._of_one]
+            ready = [owner for owner in self._waiting if self._running.get(owner, 0) < most]
             if not ready:
                 return
             owner = self._accounts.choose(ready)

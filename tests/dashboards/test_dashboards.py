@@ -26,6 +26,7 @@ SERVER_FAULTS = {"internal", "out_of_memory", "deadline", "not_ready", "overload
 CLIENT_FAULTS = {
     "cancelled", "invalid_request", "unauthorized", "forbidden_origin", "not_found", "offset_conflict", "offset_gap",
     "revision_conflict", "revision_gap", "too_large", "unsupported_media", "uri_too_long", "headers_too_large",
+    "quota_exceeded",
 }  # fmt: skip
 TARGET = {"job", "instance"}
 """Labels that Prometheus gives to all series of a target."""

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 
 from streambed import Engine
 from streambed.server.app import create_app
+from streambed.server.keyring import Keyring
 from streambed.server.listener import Listener, listen
 from streambed.settings import Settings
 from streambed.streams.store.sqlite import SQLiteStore
@@ -122,7 +123,7 @@ class Servers:
         listener = listen("127.0.0.1", 0)
         port = listener.getsockname()[1]
         journal = SQLiteStore(settings.journal, settings.journal_sync) if settings.journal else None
-        app = create_app(engine, settings, keys, journal, reducers)
+        app = create_app(engine, settings, Keyring(settings, keys), journal, reducers)
         server = Listener(app, settings)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

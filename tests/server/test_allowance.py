@@ -11,7 +11,7 @@ from streambed.server.allowance import Allowance
 
 
 def test_one_key_leaves_half_to_the_others() -> None:
-    allowance = Allowance(10, "things are here", many=True)
+    allowance = Allowance(10, "things are here", many=lambda: True)
     with allowance.open("a") as a, allowance.open("b") as b:
         a.take(5)
         with pytest.raises(Overloaded, match="5 things are here for this key"):
@@ -23,7 +23,7 @@ def test_one_key_leaves_half_to_the_others() -> None:
 
 
 def test_a_server_with_one_key_gives_it_all() -> None:
-    allowance = Allowance(10, "things are here", many=False)
+    allowance = Allowance(10, "things are here", many=lambda: False)
     with allowance.open(None) as share:
         share.take(10)
         assert allowance.taken == 10
@@ -31,7 +31,7 @@ def test_a_server_with_one_key_gives_it_all() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 6)), max_size=40), st.integers(1, 20))
 def test_no_more_is_taken_than_there_is_and_all_is_given_back(asked: list[tuple[str, int]], limit: int) -> None:
-    allowance = Allowance(limit, "things are here", many=True)
+    allowance = Allowance(limit, "things are here", many=lambda: True)
     taken = dict.fromkeys("abc", 0)
     opened = []
     for owner, size in asked:

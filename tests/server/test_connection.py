@@ -169,7 +169,7 @@ def test_who_reads_slowly_is_not(serve: Serve, monkeypatch: pytest.MonkeyPatch) 
 
 def test_who_reads_nothing_does_not_hold_up_the_end(tiny_engine: Engine) -> None:
     servers = Servers()
-    live = servers.start(tiny_engine, Settings(drain=2.0))
+    live = servers.start(tiny_engine, Settings(drain=15.0))
     with live.connect() as connection:
         connection.sendall(b"GET /playground/samples.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000)
         time.sleep(0.5)

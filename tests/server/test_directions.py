@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from streambed.server.keyring import Keyring
 from streambed.server.keys import Keys
 from tests.server.conftest import Live, guard_of
 
@@ -64,11 +65,11 @@ def test_other_methods(live: Live) -> None:
 
 def test_strangers_hear_of_no_route(live: Live) -> None:
     keys = guard_of(live, Keys)
-    keys.keys = (b"key",)
+    before, keys.keyring = keys.keyring, Keyring(live.settings, ("key",))
     try:
         for path in ("/v1/embedding", "/v1/models/x", "/nope"):
             reply = live.client.get(path)
             assert reply.status_code == 401
             assert "mean" not in reply.text
     finally:
-        keys.keys = ()
+        keys.keyring = before

@@ -11,7 +11,7 @@ from streambed.server.pace import Pace
 def test_an_owner_waits_for_as_long_as_his_events_took(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(pace.time, "monotonic", lambda: now)
-    paces = Pace(many=True)
+    paces = Pace(many=lambda: True)
     assert paces.spend("a", 0.010) == pytest.approx(0.010)
     assert paces.spend("a", 0.010) == pytest.approx(0.030), "another of his sockets waits behind the first"
     assert paces.spend("b", 0.010) == pytest.approx(0.010)
@@ -23,4 +23,4 @@ def test_an_owner_waits_for_as_long_as_his_events_took(monkeypatch: pytest.Monke
 
 
 def test_one_key_alone_leaves_nothing_to_anybody() -> None:
-    assert Pace(many=False).spend("a", 10.0) == 0.0
+    assert Pace(many=lambda: False).spend("a", 10.0) == 0.0

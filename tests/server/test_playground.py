@@ -11,6 +11,7 @@ import websockets.exceptions
 
 from streambed.limits import VISIT_SECONDS
 from streambed.server import playground
+from streambed.server.keyring import Key, Quota
 from streambed.server.playground import COOKIE, Visits
 from streambed.settings import Settings
 from tests.server.conftest import Live, Serve
@@ -159,10 +160,11 @@ def test_visits_end(monkeypatch: pytest.MonkeyPatch) -> None:
     visits, now = Visits(), [0.0]
     monkeypatch.setattr(playground.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(playground, "MAX_VISITS", 2)
-    first, second = (f"{COOKIE}={visits.open(owner)}" for owner in ("a", "b"))
-    assert (visits.owner(first), visits.owner(second)) == ("a", "b")
-    visits.owner(first)
-    third = f"{COOKIE}={visits.open('c')}"
-    assert [visits.owner(each) for each in (first, second, third)] == ["a", None, "c"], "the longest unused goes first"
+    a, b, c = (Key(name.encode(), name, name, Quota()) for name in "abc")
+    first, second = (f"{COOKIE}={visits.open(key)}" for key in (a, b))
+    assert (visits.key(first), visits.key(second)) == (a, b)
+    visits.key(first)
+    third = f"{COOKIE}={visits.open(c)}"
+    assert [visits.key(each) for each in (first, second, third)] == [a, None, c], "the longest unused goes first"
     now[0] = VISIT_SECONDS
-    assert [visits.owner(each) for each in (first, third)] == [None, None]
+    assert [visits.key(each) for each in (first, third)] == [None, None]

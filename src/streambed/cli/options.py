@@ -90,7 +90,7 @@ def setting_option(name: str, group: str, *aliases: str) -> Callable[[Callback],
     elif int in kinds:
         options |= {"type": int, "metavar": "N"}
     elif float in kinds:
-        options |= {"type": float, "metavar": "SECONDS"}
+        options |= {"type": float, "metavar": field.metadata.get("unit", "SECONDS")}
     else:
         options["type"] = str
     return option(

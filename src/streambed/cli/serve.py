@@ -24,6 +24,7 @@ from streambed.errors import SettingsError
 from streambed.settings import Settings, groups
 
 if TYPE_CHECKING:
+    from streambed.server.keyring import Keyring
     from streambed.server.metrics import Metrics
     from streambed.streams.store.store import Store
 
@@ -78,7 +79,7 @@ def run(settings: Settings) -> None:
     _raise_file_limit()
     listener = _listen(settings.host, settings.port)  # before the model is loaded: a taken port is known at once
     journal = _open_journal(settings)
-    keys = _choose_keys(settings)
+    keyring = _open_keyring(settings)
     metrics = _serve_metrics(settings)
 
     from streambed.server.app import create_app
@@ -116,7 +117,7 @@ def run(settings: Settings) -> None:
         "Memory: %.2f GiB for KV, %.1f KiB a token", info.kv_memory / (1 << 30), info.kv_bytes_per_token / (1 << 10)
     )
     here, elsewhere = urls("https" if settings.tls_cert else "http", *listener.getsockname()[:2])
-    logger.info("Address: %s%s%s", here, settings.root_path, "" if keys else " (no key needed)")
+    logger.info("Address: %s%s%s", here, settings.root_path, " (no key needed)" if keyring.is_open else "")
     if elsewhere is not None:
         logger.info("Listening on every address of this machine; others reach it at %s, say", elsewhere)
     logger.info("Page: %s%s/playground/", here, settings.root_path)
@@ -128,14 +129,14 @@ def run(settings: Settings) -> None:
             reducers[name].check(path, info.fingerprint)
             card, mark = reducers[name].card, reducers[name].fingerprint
             logger.info("Reducer: %s, %s to %d dimensions, fingerprint %s", name, card.method, card.dimensions, mark)
-        app = create_app(engine, settings, keys, journal, reducers, metrics)
+        app = create_app(engine, settings, keyring, journal, reducers, metrics)
         # What is there now stays. To look through all of it for garbage, again and again, would hold everybody up for a
         # fifth of a second each time.
         gc.collect()
         gc.freeze()
         # Threads that tokenise give way to the event loop, which has many short things to do, after a millisecond, not five.
         sys.setswitchinterval(0.001)
-        Listener(app, settings).run(sockets=[listener])
+        Listener(app, settings, keyring.reload).run(sockets=[listener])
     finally:
         engine.close(timeout=5.0)
 
@@ -187,10 +188,20 @@ def _open_journal(settings: Settings) -> Store | None:
     return SQLiteStore(settings.journal, settings.journal_sync)
 
 
+def _open_keyring(settings: Settings) -> Keyring:
+    """The keys; where they have a file, SIGHUP has it read again, and ends nothing."""
+    from streambed.server.keyring import Keyring
+
+    keyring = Keyring(settings, _choose_keys(settings))
+    if settings.api_keys is not None and hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, lambda *_: keyring.reload())
+    return keyring
+
+
 def _choose_keys(settings: Settings) -> tuple[str, ...]:
-    """The keys to ask for: those given; none on loopback or with --no-auth; else a new one, which is printed and which a
-    journal keeps beside it."""
-    if settings.api_key or settings.no_auth or settings.is_loopback:
+    """The keys without names to ask for: those given; none with a file of others, on loopback or with --no-auth; else a new
+    one, which is printed and which a journal keeps beside it."""
+    if settings.api_key or settings.api_keys is not None or settings.no_auth or settings.is_loopback:
         return settings.api_key
     from streambed.server.keyfile import keep_key, make_key
 

@@ -6,7 +6,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import orjson
 from websockets.asyncio.client import ClientConnection
@@ -19,7 +19,7 @@ from streambed.client.ledger import Ledger
 from streambed.client.retry import backoff, retry_after
 from streambed.errors import ConnectionLost, InvalidRequest, RequestError, StreambedError, TimedOut
 from streambed.process import ProcessBound
-from streambed.wire import InputTextAck, SessionClosed, error_of, load
+from streambed.wire import InputTextAck, Leaving, SessionClosed, error_of, load
 
 FIRST_SECONDS = 5.0
 """How long a stream tries to reach a server that has never answered."""
@@ -326,7 +326,7 @@ class AsyncStream(ProcessBound):
                     self._retries = 0
                 for happening in self._ledger.receive(event):
                     self._take(happening)
-                if isinstance(event, SessionClosed) and event.reason in ("draining", "idle", "lifetime"):
+                if isinstance(event, SessionClosed) and event.reason in get_args(Leaving):
                     return
                 self._work.set()
                 self._changed.set()

@@ -310,7 +310,7 @@ class Core(ProcessBound):
         self._progress = time.monotonic()
         self._scheduler.charge(step, self._progress - self._resumed)
         own = self._progress - started - (self._overtaken - overtaken)
-        report = StepReport(step.rows, len(vectors), own)
+        report = StepReport(step.rows, len(vectors), own, step.owners)
         self._scheduler.budget.record(step.cost, report.seconds)
         for listener in self.step_listeners:
             listener(report)

@@ -1,7 +1,7 @@
 """The nouns of the engine: a sequence (one text's KV), a task (what is wanted of it), a step (what runs next)."""
 
 import enum
-from collections import deque
+from collections import Counter, deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -142,6 +142,10 @@ class Run(NamedTuple):
     base: KV | None
     """As `Part.base`."""
 
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start + len(self.probes)
+
 
 @dataclass
 class Step:
@@ -180,7 +184,15 @@ class Step:
 
     @property
     def rows(self) -> int:
-        return sum(run.stop - run.start + len(run.probes) for run in self.runs)
+        return sum(run.rows for run in self.runs)
+
+    @property
+    def owners(self) -> Counter[str]:
+        """Rows of each."""
+        result: Counter[str] = Counter()
+        for run in self.runs:
+            result[run.task.sequence.owner] += run.rows
+        return result
 
     def __bool__(self) -> bool:
         return bool(self.runs or self.copies)

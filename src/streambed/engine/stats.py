@@ -11,6 +11,8 @@ class StepReport(NamedTuple):
     """Probes included."""
     probes: int
     seconds: float
+    owners: dict[str, int]
+    """Rows of each."""
 
 
 @dataclass(frozen=True)

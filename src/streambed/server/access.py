@@ -10,10 +10,12 @@ from starlette.requests import HTTPConnection
 from starlette.types import Message, Receive, Scope, Send
 
 from streambed.errors import Internal, InvalidRequest
+from streambed.server.keyring import Key
 from streambed.server.layer import Layer
 from streambed.server.metrics import NO_LANE, OTHER, Metrics
 from streambed.server.proxy import route_path
 from streambed.server.routes import WEBSOCKET, Routes, Row
+from streambed.server.usage import Usage
 
 logger = logging.getLogger("streambed.access")
 
@@ -32,6 +34,7 @@ class Access(Layer):
 
     routes: Routes
     metrics: Metrics
+    usage: Usage
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = _request_id(scope)
@@ -70,8 +73,11 @@ class Access(Layer):
         if status in (None, 499):  # the client had left
             outcome = "cancelled"
         lane = "stream" if scope["type"] == "websocket" else state.get("lane") or lane
+        key: Key | None = state.get("key")
         if scope["type"] == "http":
             self.metrics.request(route, lane, outcome)
+            if key is not None:
+                self.usage.end(key, "ok" if outcome == "ok" else "refused" if status == 429 else "failed")
         if row is not None and row.quiet and outcome == "ok":
             return
         logger.info(
@@ -83,6 +89,7 @@ class Access(Layer):
                 "outcome": outcome,
                 "lane": None if lane == NO_LANE else lane,
                 "ms": round(1000 * seconds, 2),
+                "key": None if key is None or not key.name else key.name,
                 "request_id": state["request_id"],
             },
         )

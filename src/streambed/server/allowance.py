@@ -2,10 +2,10 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from streambed.errors import Overloaded
+from streambed.errors import Overloaded, QuotaExceeded
 
 LARGEST_SHARE = 1 / 2
 """Of one key, where there are several."""
@@ -18,15 +18,17 @@ class Allowance:
     limit: int
     what: str
     """As in `64 requests are in progress`."""
-    many: bool
+    many: Callable[[], bool]
     """Whether there are several keys."""
+    quota: Callable[[str], int | None] = lambda owner: None
+    """What an owner may take at most, if anybody said so."""
     taken: int = 0
     by_owner: Counter[str] = field(default_factory=Counter)
 
     @property
     def of_one(self) -> int:
         """What one key may take."""
-        return max(int(self.limit * LARGEST_SHARE), 1) if self.many else self.limit
+        return max(int(self.limit * LARGEST_SHARE), 1) if self.many() else self.limit
 
     @contextlib.contextmanager
     def open(self, owner: str | None) -> Iterator["Share"]:
@@ -47,10 +49,13 @@ class Share:
     taken: int = 0
 
     def take(self, more: int) -> None:
-        """Raises Overloaded where there is not so much."""
+        """Raises Overloaded where there is not so much, QuotaExceeded."""
         allowance = self.allowance
         if allowance.taken + more > allowance.limit:
             raise Overloaded(f"{allowance.taken:,} {allowance.what}; try again later")
+        most = allowance.quota(self.owner)
+        if most is not None and allowance.by_owner[self.owner] + more > most:
+            raise QuotaExceeded(f"{allowance.by_owner[self.owner]:,} {allowance.what}; this key may have {most:,}")
         if allowance.by_owner[self.owner] + more > allowance.of_one:
             raise Overloaded(f"{allowance.by_owner[self.owner]:,} {allowance.what} for this key; try again later")
         allowance.taken += more

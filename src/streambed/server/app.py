@@ -23,11 +23,12 @@ from streambed.server.bodies import Bodies
 from streambed.server.directions import Directions
 from streambed.server.dropin import DropIn
 from streambed.server.embeddings import Embeddings
-from streambed.server.guard import Admission, Hosts, Refusals, SocketPaths
+from streambed.server.guard import Admission, Hosts, Quotas, Refusals, SocketPaths
 from streambed.server.head import Head
 from streambed.server.health import WATCHDOG_SECONDS, Health
 from streambed.server.home import home
 from streambed.server.ignored import IgnoredFields
+from streambed.server.keyring import Keyring
 from streambed.server.keys import Keys
 from streambed.server.metrics import Metrics
 from streambed.server.origins import Cors, Origins
@@ -39,6 +40,7 @@ from streambed.server.replies import dialect_of, error_response, note
 from streambed.server.routes import FILES, ROUTES, WEBSOCKET, Routes
 from streambed.server.sessions import Sessions
 from streambed.server.socket import Sockets
+from streambed.server.usage import Usage
 from streambed.settings import Settings
 from streambed.streams.registry import Registry
 from streambed.streams.store.store import Store
@@ -50,12 +52,13 @@ logger = logging.getLogger("streambed")
 def create_app(
     engine: Engine,
     settings: Settings,
-    keys: tuple[str, ...] = (),
+    keyring: Keyring | None = None,
     journal: Store | None = None,
     reducers: Mapping[str, Reducer] | None = None,
     metrics: Metrics | None = None,
 ) -> ASGIApp:
-    """The ASGI application over a loaded engine. keys: what requests must carry; none means an open server.
+    """The ASGI application over a loaded engine. keyring: what requests must carry; without one, or with an empty
+    one, nothing.
 
     journal: an open one, whose sessions are recovered here; the application closes it when it ends. reducers: by the names
     that requests use. metrics: those to count in, where somebody else serves them.
@@ -63,12 +66,15 @@ def create_app(
     names = settings.served_model_name or (engine.info.model,)
     forms = Reducers(engine.info.dimensions, reducers or {}, engine.info.default_dimensions)
     metrics = metrics or Metrics()
-    many = len(keys) > 1
+    keyring = keyring or Keyring(settings)
+    many, usage = keyring.many, Usage(keyring)
     embeddings = Embeddings(engine, settings, names, forms, metrics, many)
-    registry = Registry(engine, settings, journal, forms, metrics, many)
-    pace = Pace(many)
+    registry = Registry(engine, settings, journal, forms, metrics, many, lambda owner: keyring.quota(owner).sessions)
+    pace = Pace(many, usage.debt)
     sockets = Sockets(registry, settings, metrics, pace)
-    metrics.watch(engine, registry, sockets, WATCHDOG_SECONDS)
+    keyring.on_change.append(lambda: sockets.dismiss(keyring))
+    metrics.watch(engine, registry, sockets, usage, WATCHDOG_SECONDS)
+    engine.compute.step_listeners.append(usage.step)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, object]]:
@@ -76,6 +82,7 @@ def create_app(
         yield {"sockets": sockets}
         embeddings.close()
         metrics.unwatch(engine)
+        engine.compute.step_listeners.remove(usage.step)
         await registry.stop()
 
     app = FastAPI(
@@ -90,20 +97,22 @@ def create_app(
         Visits(),
         Routes(tuple(row for row in ROUTES if row.handler != "metrics.serve" or settings.metrics_port is None)),
     )
-    in_flight = Allowance(settings.body_memory, "bytes of bodies are in flight", many)
-    inside = SocketPaths(
-        Bodies(Admission(app, settings, many, embeddings.workers.wait), settings.max_body, in_flight, pace), routes
+    in_flight = Allowance(
+        settings.body_memory, "bytes of bodies are in flight", many, lambda owner: keyring.quota(owner).body_bytes
     )
-    keyed = Keys(inside, tuple(map(str.encode, keys)), visits)
-    guard: ASGIApp = Refusals(Hosts(Origins(keyed, settings.allow_origin), settings, bool(keys)))
-    reference = Reference(app, bool(keys))
+    inside = SocketPaths(
+        Bodies(Admission(app, settings, keyring, embeddings.workers.wait), settings.max_body, in_flight, pace), routes
+    )
+    keyed = Keys(Quotas(inside, usage), keyring, visits)
+    guard: ASGIApp = Refusals(Hosts(Origins(keyed, settings.allow_origin), settings, not keyring.is_open))
+    reference = Reference(app, not keyring.is_open)
     handlers = SimpleNamespace(
         embeddings=embeddings,
         sessions=Sessions(registry, settings),
         dropin=DropIn(engine, embeddings),
         home=home,
         reference=reference,
-        playground=Playground(visits, keyed.owner_of),
+        playground=Playground(visits, keyring),
         sockets=sockets,
         health=Health(engine, settings, embeddings, forms),
         metrics=metrics,
@@ -126,7 +135,7 @@ def create_app(
     if settings.allow_origin:
         # Outside the guard, so that the page that caused a refusal can read it.
         guard = Cors(guard, settings.allow_origin)
-    return Head(Proxy(Access(guard, routes, metrics), settings, lambda path: bool(routes.at(path))))
+    return Head(Proxy(Access(guard, routes, metrics, usage), settings, lambda path: bool(routes.at(path))))
 
 
 async def _answer(request: Request, error: Exception, status: int | None = None) -> Response:

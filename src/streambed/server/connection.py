@@ -296,6 +296,11 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             super().shutdown()
 
     def keepalive_timeout(self) -> None:
+        """Its answer to a ping has not come, or was not read: while a message waits, nothing is."""
+        if self.read_paused and not self.transport.is_closing():
+            self.pong_timer = self.pending_ping_payload = None
+            self.schedule_ping()
+            return
         super().keepalive_timeout()
         self.transport.abort()
 

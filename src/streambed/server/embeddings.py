@@ -58,7 +58,7 @@ class Embeddings:
         names: tuple[str, ...],
         reducers: Reducers,
         metrics: Metrics,
-        many: bool = False,
+        many: Callable[[], bool] = lambda: False,
     ) -> None:
         """many: whether there are several keys."""
         self._engine = engine

@@ -21,9 +21,11 @@ from streambed.errors import (
 )
 from streambed.limits import HEAD_BYTES, TARGET_BYTES
 from streambed.server.allowance import Allowance
+from streambed.server.keyring import Key, Keyring
 from streambed.server.layer import Layer
 from streambed.server.replies import refuse
 from streambed.server.routes import WEBSOCKET, Routes, Row
+from streambed.server.usage import Usage
 from streambed.settings import Settings, is_loopback
 
 CROWDED = "crowded"
@@ -94,6 +96,18 @@ class Hosts(Layer):
             raise ForbiddenOrigin("the Host header is no name of this machine; use a key to serve under other names")
 
 
+@dataclass(eq=False)
+class Quotas(Layer):
+    """A key makes as many requests as it may, before any body is read."""
+
+    usage: Usage
+
+    def check(self, scope: Scope) -> None:
+        key: Key | None = scope["state"].get("key")
+        if key is not None:
+            self.usage.admit(key)
+
+
 class SocketPaths(Layer):
     """A handshake elsewhere is refused as HTTP, which Starlette would not do."""
 
@@ -110,13 +124,16 @@ class SocketPaths(Layer):
 class Admission(Layer):
     """So many requests that bring a body are in progress at once, from when it is there, and so many WebSockets are open."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, many: bool, wait: Callable[[str], float]) -> None:
-        """many: whether there are several keys. wait: seconds until work of this owner would begin."""
+    def __init__(self, app: ASGIApp, settings: Settings, keyring: Keyring, wait: Callable[[str], float]) -> None:
+        """wait: seconds until work of this owner would begin."""
         super().__init__(app)
         self._wait = wait
+        many = keyring.many
         self.places = {
             "http": Allowance(settings.max_requests, "requests are in progress", many),
-            "websocket": Allowance(settings.max_sockets, "WebSockets are open", many),
+            "websocket": Allowance(
+                settings.max_sockets, "WebSockets are open", many, lambda owner: keyring.quota(owner).sockets
+            ),
         }
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:

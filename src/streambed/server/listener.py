@@ -3,8 +3,10 @@
 import asyncio
 import functools
 import logging
+import signal
 import socket
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -25,7 +27,9 @@ WAITING = 2048
 class Listener(uvicorn.Server):
     """A server whose sockets hear `session.closed` before they close."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, reload: Callable[[], None] | None = None) -> None:
+        """reload: what SIGHUP does, where there is a file of keys."""
+        self._reload = reload if settings.api_keys is not None else None
         most = bound(4 * settings.max_requests + settings.max_sockets)
         super().__init__(
             uvicorn.Config(
@@ -55,7 +59,11 @@ class Listener(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, which lets no more connections wait than it accepts at once."""
         await super().startup(sockets)
-        asyncio.get_running_loop().set_exception_handler(LoopErrors())
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(LoopErrors())
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if self._reload is not None and hasattr(signal, "SIGHUP") and in_main_thread:
+            loop.add_signal_handler(signal.SIGHUP, self._reload)
         for each in sockets or []:
             each.listen(WAITING)
 

@@ -1,8 +1,8 @@
 """What Prometheus scrapes: docs/operations.md says what each series is for, `dashboards/` draws them.
 
 Every label has a fixed set of values, and every series is there from the start: no path, model, key or id of a client's
-becomes one. What happens is counted where it happens; how things stand is asked of the engine and the sessions when somebody
-scrapes.
+becomes one. (The names of keys are the operator's.) What happens is counted where it happens; how things stand is asked of
+the engine and the sessions when somebody scrapes.
 """
 
 import contextlib
@@ -34,6 +34,7 @@ from streambed.engine.engine import Engine
 from streambed.engine.sequence import Lane
 from streambed.engine.stats import StepReport
 from streambed.errors import ERROR_TABLE
+from streambed.server.usage import Usage
 from streambed.streams.observer import Observer
 from streambed.streams.registry import Registry
 from streambed.wire import CLIENT_EVENTS
@@ -88,9 +89,10 @@ class Metrics(Observer):
         for route, each in {**lanes, OTHER: (NO_LANE,)}.items():
             _expect(self._requests, (route,), each, OUTCOMES)
 
-    def watch(self, engine: Engine, registry: Registry, sockets: Any, threshold: float) -> None:
+    def watch(self, engine: Engine, registry: Registry, sockets: Any, usage: Usage, threshold: float) -> None:
         """Registers these for scrapes, and itself for the engine's steps. threshold: of `/readyz`."""
         self.registry.register(_Present(engine, registry, sockets, threshold))
+        self.registry.register(_Keys(registry, sockets, usage))
         engine.compute.step_listeners.append(self._step)
 
     # What happens
@@ -185,6 +187,27 @@ class _Present(Collector):
             "streambed_model", "What is served.",
             {"model": info.model, "fingerprint": info.fingerprint, "dtype": info.dtype, "device": info.device},
         )  # fmt: skip
+
+
+class _Keys(Collector):
+    """What each key with a name has asked for, and has."""
+
+    def __init__(self, registry: Registry, sockets: Any, usage: Usage) -> None:
+        self._registry, self._sockets, self._usage = registry, sockets, usage
+
+    def collect(self) -> Iterator[Any]:
+        requests = CounterMetricFamily("streambed_key_requests", "HTTP requests of a key.", labels=["key", "outcome"])
+        tokens = CounterMetricFamily("streambed_key_tokens", "Tokens computed for a key.", labels=["key"])
+        sessions = GaugeMetricFamily("streambed_key_sessions", "Open sessions of a key.", labels=["key"])
+        sockets = GaugeMetricFamily("streambed_key_sockets", "Open WebSockets of a key.", labels=["key"])
+        by_owner = self._sockets.by_owner()
+        for owner, name, outcomes, computed in self._usage.by_name():
+            for outcome, count in outcomes.items():
+                requests.add_metric([name, outcome], count)
+            tokens.add_metric([name], computed)
+            sessions.add_metric([name], self._registry.count(owner))
+            sockets.add_metric([name], by_owner[owner])
+        yield from (requests, tokens, sessions, sockets)
 
 
 def _gauge(name: str, about: str, value: float) -> GaugeMetricFamily:

@@ -2,10 +2,11 @@
 
 An event runs on the loop, where nothing else runs meanwhile, and so does the counting of a body's structure. For as long
 as that has taken, nothing more of its owner is read, whichever connection it comes from: so half of the loop is always
-there for the others.
+there for the others. Nor is anything read of who owes tokens (`usage`).
 """
 
 import time
+from collections.abc import Callable
 
 LEAST_SECONDS = 0.001
 """Shorter waits are not worth a timer; they add up."""
@@ -14,20 +15,20 @@ LEAST_SECONDS = 0.001
 class Pace:
     """Belongs to the event loop."""
 
-    def __init__(self, many: bool) -> None:
-        """many: whether there are several keys; one alone has nobody to leave anything to."""
-        self._many = many
+    def __init__(self, many: Callable[[], bool], debt: Callable[[str], float] = lambda owner: 0.0) -> None:
+        """many: whether there are several keys; one alone has nobody to leave anything to. debt: seconds until an owner no
+        longer owes tokens."""
+        self._many, self._debt = many, debt
         self._free: dict[str, float] = {}
         """When each owner may be read again."""
 
     def spend(self, owner: str, seconds: float) -> float:
         """Says that an event of an owner has taken so long. Returns as `wait`."""
-        if not self._many:
-            return 0.0
-        self._free[owner] = max(self._free.get(owner, 0.0), time.monotonic() - seconds) + 2 * seconds
+        if self._many():
+            self._free[owner] = max(self._free.get(owner, 0.0), time.monotonic() - seconds) + 2 * seconds
         return self.wait(owner)
 
     def wait(self, owner: str) -> float:
         """Seconds for which not to read what comes from an owner."""
-        wait = self._free.get(owner, 0.0) - time.monotonic()
+        wait = max(self._free.get(owner, 0.0) - time.monotonic(), self._debt(owner))
         return wait if wait >= LEAST_SECONDS else 0.0

@@ -8,7 +8,6 @@ alone. The cookie is a random name for the visit, never the key.
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import Field
@@ -20,6 +19,7 @@ from starlette.types import Scope
 from streambed.errors import Unauthorized
 from streambed.limits import MAX_VISITS, VISIT_SECONDS
 from streambed.server.ignored import parse_body
+from streambed.server.keyring import Key, Keyring
 from streambed.wire import Strict
 
 FILES = Path(__file__).with_name("playground")
@@ -42,23 +42,23 @@ class Visits:
     """Browsers that have shown a key."""
 
     def __init__(self) -> None:
-        self._visits: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        self._visits: OrderedDict[str, tuple[Key, float]] = OrderedDict()
 
-    def open(self, owner: str) -> str:
-        """A name for a visit of this owner's."""
+    def open(self, key: Key) -> str:
+        """A name for a visit with this key."""
         name = secrets.token_urlsafe(24)
-        self._visits[name] = (owner, time.monotonic() + VISIT_SECONDS)
+        self._visits[name] = (key, time.monotonic() + VISIT_SECONDS)
         while len(self._visits) > MAX_VISITS:
             self._visits.popitem(last=False)
         return name
 
-    def owner(self, cookies: str) -> str | None:
-        """The owner of the visit that a Cookie header names, if any."""
-        owner, end = self._visits.get(_name(cookies), ("", 0.0))
-        if time.monotonic() >= end:
+    def key(self, cookies: str) -> Key | None:
+        """The key of the visit that a Cookie header names, if any. It may no longer be one."""
+        key, end = self._visits.get(_name(cookies), (None, 0.0))
+        if key is None or time.monotonic() >= end:
             return None
         self._visits.move_to_end(_name(cookies))
-        return owner
+        return key
 
     def close(self, cookies: str) -> None:
         """Forgets it."""
@@ -78,12 +78,12 @@ class Page(StaticFiles):
 
 
 class Playground:
-    """The handlers. owner_of: the owner whose key a text is, or None."""
+    """The handlers."""
 
-    def __init__(self, visits: Visits, owner_of: Callable[[bytes], str | None]) -> None:
+    def __init__(self, visits: Visits, keyring: Keyring) -> None:
         self.files = Page()
         self._visits = visits
-        self._owner_of = owner_of
+        self._keyring = keyring
 
     async def redirect(self, request: Request) -> Response:
         """To the page."""
@@ -91,12 +91,12 @@ class Playground:
 
     async def enter(self, request: Request) -> Response:
         """Takes a key; answers with the cookie of a visit."""
-        owner = self._owner_of(parse_body(KeyRequest, request, await request.body()).api_key.strip().encode())
-        if owner is None:
+        key = self._keyring.find(parse_body(KeyRequest, request, await request.body()).api_key.strip().encode())
+        if key is None:
             raise Unauthorized("this is not a key of this server", "api_key")
         response = Response(status_code=204)
         response.set_cookie(
-            COOKIE, self._visits.open(owner), VISIT_SECONDS, path=_root(request) or "/", httponly=True, samesite="strict",
+            COOKIE, self._visits.open(key), VISIT_SECONDS, path=_root(request) or "/", httponly=True, samesite="strict",
             secure=request.url.scheme == "https",
         )  # fmt: skip
         return response

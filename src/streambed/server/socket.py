@@ -4,13 +4,14 @@ import asyncio
 import itertools
 import logging
 import time
-from collections import OrderedDict
-from typing import Any, Literal, get_args
+from collections import Counter, OrderedDict
+from typing import Any, get_args
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from streambed.errors import Internal, InvalidRequest, NotFound, NotReady, Overloaded, RequestError
+from streambed.errors import Internal, InvalidRequest, NotFound, NotReady, Overloaded, RequestError, Unauthorized
 from streambed.limits import MAX_EVENT_ID, MAX_UNSENT, STALL_SECONDS
+from streambed.server.keyring import Key, Keyring
 from streambed.server.marks import Marks
 from streambed.server.metrics import OTHER
 from streambed.server.pace import Pace
@@ -27,6 +28,7 @@ from streambed.wire import (
     EmbeddingCreate,
     ErrorEvent,
     InputText,
+    Leaving,
     ServerEvent,
     SessionClose,
     SessionClosed,
@@ -57,7 +59,7 @@ _AT_ONCE = (
 """What is handled without a wait in between, so that the time it takes is the loop's: these events, and what is none."""
 
 
-Key = tuple[str | None, str | int | None]
+Place = tuple[str | None, str | int | None]
 """A slot and the session, or no slot and a number."""
 
 
@@ -65,7 +67,7 @@ class Outbox:
     """What a socket has to send, in order. Of events with a slot the newest replaces the one before."""
 
     def __init__(self) -> None:
-        self._events: OrderedDict[Key, ServerEvent] = OrderedDict()
+        self._events: OrderedDict[Place, ServerEvent] = OrderedDict()
         self._numbers = itertools.count()
         self._filled = asyncio.Event()
         self._roomy = asyncio.Event()
@@ -74,9 +76,9 @@ class Outbox:
         self._empty.set()
 
     def put(self, event: ServerEvent, slot: str | None) -> None:
-        key: Key = (slot, event.session if slot is not None else next(self._numbers))
-        self._events.pop(key, None)
-        self._events[key] = event
+        place: Place = (slot, event.session if slot is not None else next(self._numbers))
+        self._events.pop(place, None)
+        self._events[place] = event
         self._filled.set()
         self._empty.clear()
         if len(self._events) >= MAX_UNSENT:
@@ -117,7 +119,8 @@ class Socket:
         self._observer = observer
         self._registry = registry
         self._settings = settings
-        self._owner: str = websocket.state.owner
+        self.key: Key = websocket.state.key
+        self._owner = self.key.owner
         self._streams: dict[str, HostedStream] = {}
         """Sessions that it holds; some may have been taken by another socket meanwhile."""
         self._outbox = Outbox()
@@ -125,7 +128,7 @@ class Socket:
         """That were queued; those that were sent are marked by their numbers."""
         self._marks: Marks | None = getattr(websocket.state, "marks", None)
         self._messages = 0
-        self._leaving: asyncio.Future[tuple[Literal["draining", "idle", "lifetime"], int]]
+        self._leaving: asyncio.Future[tuple[Leaving, int]]
         self._leaving = asyncio.get_running_loop().create_future()
 
     def send(self, event: ServerEvent, slot: str | None = None) -> None:
@@ -143,7 +146,7 @@ class Socket:
     def _held(self) -> dict[str, HostedStream]:
         return {id: stream for id, stream in self._streams.items() if stream.holder is self}
 
-    def leave(self, reason: Literal["draining", "idle", "lifetime"], code: int) -> None:
+    def leave(self, reason: Leaving, code: int) -> None:
         """Sends `session.closed` for each session, then closes."""
         if not self._leaving.done():
             self._leaving.set_result((reason, code))
@@ -173,7 +176,7 @@ class Socket:
                 task.cancel()
             await asyncio.gather(reading, writing, return_exceptions=True)
 
-    async def _say_farewell(self, reason: Literal["draining", "idle", "lifetime"], code: int) -> None:
+    async def _say_farewell(self, reason: Leaving, code: int) -> None:
         for stream in self._held().values():
             stream.detach(self)
             self.send(stream.farewell(reason))
@@ -317,6 +320,10 @@ class Sockets:
     def __len__(self) -> int:
         return len(self._open)
 
+    def by_owner(self) -> Counter[str]:
+        """How many there are of each owner. From any thread."""
+        return Counter(socket.key.owner for socket in list(self._open))
+
     async def serve(self, websocket: WebSocket) -> None:
         """The route's endpoint."""
         if self._draining:
@@ -328,6 +335,12 @@ class Sockets:
             await socket.serve()
         finally:
             self._open.discard(socket)
+
+    def dismiss(self, keyring: Keyring) -> None:
+        """Closes those whose keys are no longer valid."""
+        for socket in self._open:
+            if keyring.present(socket.key) is None:
+                socket.leave("unauthorized", Unauthorized.close_code or 1008)
 
     async def drain(self) -> None:
         """Closes all sockets; their clients hear where to resume."""

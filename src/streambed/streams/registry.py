@@ -7,7 +7,7 @@ import hmac
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -44,9 +44,12 @@ class Registry:
         store: Store | None = None,
         reducers: Reducers | None = None,
         observer: Observer | None = None,
-        many: bool = False,
+        many: Callable[[], bool] = lambda: False,
+        most: Callable[[str], int | None] = lambda owner: None,
     ) -> None:
-        """many: whether there are several owners."""
+        """many: whether there are several owners. most: how many sessions an owner may have; by default all as many as
+        the settings say."""
+        self._most = most
         self._settings = settings
         self._store = store
         self._workers = Workers(2, "streambed-streams", many)
@@ -105,6 +108,10 @@ class Registry:
         held = sum(stream.holder is not None for stream in streams)
         return sum(stream.is_warm for stream in streams), held, len(streams)
 
+    def count(self, owner: str) -> int:
+        """How many sessions an owner has. From any thread."""
+        return self._count[owner]
+
     def of(self, owner: str) -> list[HostedStream]:
         """An owner's sessions."""
         return [stream for stream in self._streams.values() if stream.owner == owner]
@@ -160,7 +167,8 @@ class Registry:
         return await self._enter(await stream.fork(_new_id(), token, _digest(token)))
 
     def _check_room(self, owner: str) -> None:
-        most = self._settings.max_sessions
+        quota = self._most(owner)
+        most = self._settings.max_sessions if quota is None else quota
         if self._count[owner] >= most:
             raise Overloaded(f"{most} sessions are open, which is the limit for a key; close some")
 

@@ -26,6 +26,7 @@ from streambed.wire import (
     EmbeddingSkipped,
     InputText,
     InputTextReplace,
+    Leaving,
     ServerEvent,
     SessionClosed,
     SessionCreated,
@@ -232,7 +233,7 @@ class HostedStream:
             **more,
         )
 
-    def farewell(self, reason: Literal["draining", "idle", "lifetime"]) -> SessionClosed:
+    def farewell(self, reason: Leaving) -> SessionClosed:
         """What a socket that is being closed is told of this session: where to resume it."""
         mark = self._opened().acknowledged
         resume = {"resume_token": self.token, "revision": mark.revision, "offset": mark.offset}

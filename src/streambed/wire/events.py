@@ -164,14 +164,19 @@ class SessionUpdated(SessionReport):
     type = "session.updated"
 
 
+Leaving = Literal["draining", "idle", "lifetime", "unauthorized"]
+"""Why a socket is closed, whose sessions live on."""
+
+
 @dataclass(frozen=True)
 class SessionClosed(ServerEvent):
     """The session is no longer on this socket."""
 
     type = "session.closed"
-    reason: Literal["closed", "expired", "taken_over", "draining", "idle", "lifetime"] = _about(
+    reason: Literal["closed", "expired", "taken_over", Leaving] = _about(
         "`closed` and `expired`: the session has ended and its text is erased; `taken_over`: a newer socket has it; "
-        "`draining`: the server is shutting down; `idle` and `lifetime`: this socket was silent, or open, for too long."
+        "`draining`: the server is shutting down; `idle` and `lifetime`: this socket was silent, or open, for too long; "
+        "`unauthorized`: its key is no longer valid."
     )
     resume: dict[str, Any] | None = _about(
         "How the session can be resumed: `resume_token`, `revision`, `offset`, `expires_in_s`.", None
