@@ -42,6 +42,10 @@ $(TORCH_IS_IN): .venv/pip
 	@$(SET_UP)
 	@touch $@
 
+.venv/attacks: .venv/dev
+	$(INSTALL) '.[attacks]'
+	@touch $@
+
 .venv/integrations: .venv/dev
 	$(INSTALL) '.[integrations]'
 	cd tests/integrations/node && npm ci --silent --no-audit --no-fund
@@ -75,12 +79,13 @@ test: .venv/dev
 # All tests, in groups that each take minutes: tests/groups.py names them. GROUP=images runs one and installs what that one needs;
 # ALLOW_SKIP=1 skips tests whose programs (chromium, prometheus) are not on this machine, which otherwise fail.
 GROUP ?=
+needs-attacks := .venv/attacks
 needs-clients := .venv/integrations
 needs-images := .venv/images
 needs-pages := .venv/notebook .venv/e2e
 needs-training := .venv/training
 
-test-all: .venv/dev $(foreach group,$(or $(GROUP),clients images pages training),$(needs-$(group)))
+test-all: .venv/dev $(foreach group,$(or $(GROUP),attacks clients images pages training),$(needs-$(group)))
 	$(BIN)/python -m tests.groups $(GROUP) -- $(ARGS)
 
 lint: .venv/dev

@@ -21,6 +21,7 @@ TESTS = Path(__file__).parent
 GROUPS = {
     "core": (),
     "server": ("server",),
+    "attacks": ("blackbox",),
     "clients": ("integrations", "test_guides.py"),
     "pages": ("e2e", "notebooks", "playground"),
     "operations": ("dashboards", "deploy/test_proxies.py", "deploy/test_service.py"),

@@ -124,10 +124,11 @@ def start_target(tiny_checkpoint: Path) -> Iterator[Start]:
     """Starts servers with these flags; at the end each must be as good as new."""
     targets: list[Target] = []
 
-    def start(*flags: str | Path, **environment: str) -> Target:
+    def start(*flags: str | Path, module: str = "streambed", **environment: str) -> Target:
         process = Process(
             tiny_checkpoint, "--dtype", "float32", "--threads", "1", "--kv-memory", "64MiB", "--port", "0",
-            "--kernels", "torch", "--api-key", HOSTILE, "--api-key", POLITE, *flags, **environment,
+            "--kernels", "torch", "--api-key", HOSTILE, "--api-key", POLITE, *flags, module=module,
+            **environment,
         ).ready()  # fmt: skip
         targets.append(Target(process))
         return targets[-1]

@@ -32,8 +32,10 @@ SECONDS = 60
 class Process:
     """A running command; its output is collected line by line."""
 
-    def __init__(self, *arguments: str | Path, descriptors: int | None = None, **environment: str) -> None:
-        """descriptors: how many the process may have."""
+    def __init__(
+        self, *arguments: str | Path, descriptors: int | None = None, module: str = "streambed", **environment: str
+    ) -> None:
+        """descriptors: how many the process may have. module: whose command line it is."""
 
         def bound() -> None:
             if descriptors is not None:
@@ -41,7 +43,7 @@ class Process:
 
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("STREAMBED_")}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "streambed", "serve", *map(str, arguments)],
+            [sys.executable, "-m", module, "serve", *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -396,7 +396,7 @@ def test_kills(serving: Serve) -> None:
 
 @pytest.mark.slow
 def test_many_kills(serving: Serve) -> None:
-    kills(serving, 1, 50)
+    kills(serving, 1, 200)
 
 
 # A full disk

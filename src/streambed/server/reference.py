@@ -10,10 +10,10 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import Scope
 
-from streambed.errors import ERROR_TABLE
+from streambed.errors import ERROR_TABLE, InvalidRequest
 from streambed.server.playground import HEADERS, Page
 from streambed.server.replies import Json
 from streambed.server.routes import Row
@@ -34,13 +34,6 @@ _ERROR_SCHEMA = {
             },
         }
     },
-}
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {
-        "description": ", ".join(error.code for error in ERROR_TABLE if error.status == status),
-        "content": {"application/json": {"schema": _ERROR_SCHEMA}},
-    }
-    for status in (400, 401, 404, 409, 413, 415, 429, 500, 503, 504, 507)
 }
 
 
@@ -64,11 +57,15 @@ class Reference:
         }
         if row.body is not None:
             schema = row.body.model_json_schema(ref_template="#/components/schemas/{model}")
-            extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+            needed = any(field.is_required() for field in row.body.model_fields.values())
+            extra["requestBody"] = {"required": needed, "content": {"application/json": {"schema": schema}}}
         if self._keyed and row.open:
             extra["security"] = []
         summary = re.split(r"(?<=[^.])\.\s|\.$|\n", description)[0]
-        return {"summary": summary, "responses": None if row.quiet else _ERRORS, "openapi_extra": extra}
+        more = {"response_class": PlainTextResponse} if row.plain else {}
+        return {
+            "summary": summary, "status_code": row.status, "responses": _errors(row), "openapi_extra": extra, **more,
+        }  # fmt: skip
 
     async def page(self, request: Request) -> Response:
         """The viewer."""
@@ -86,6 +83,20 @@ class Reference:
         if prefix := request.scope.get("root_path"):
             document["servers"] = [{"url": prefix}]
         return Json(document)
+
+
+def _errors(row: Row) -> dict[int | str, dict[str, Any]]:
+    """How a route says each error of the table, by status."""
+    found: dict[int | str, dict[str, Any]] = {}
+    of_items = InvalidRequest("")
+    of_items.details = {"indexes": [0]}
+    for error in (*(kind("") for kind in ERROR_TABLE), of_items):
+        status, body = row.dialect(error) if row.dialect else (error.status, {})
+        schema = {"type": "object", "required": list(body)} if row.dialect else _ERROR_SCHEMA
+        answer = found.setdefault(status, {"description": "", "content": {"application/json": {"schema": schema}}})
+        if error.code not in answer["description"]:
+            answer["description"] += f"{', ' if answer['description'] else ''}{error.code}"
+    return found
 
 
 class ReferenceFiles(Page):

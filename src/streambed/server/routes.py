@@ -48,6 +48,10 @@ class Row:
     """Asked every few seconds by machines: counted, and logged only where it fails."""
     shown: bool = True
     """In the OpenAPI document and in hints."""
+    status: int = 200
+    """Of an answer that is no error."""
+    plain: bool = False
+    """Whether that answer is plain text, not JSON."""
     dialect: Dialect | None = None
     """How another server, whose route it is, says errors."""
 
@@ -83,7 +87,7 @@ ROUTES: tuple[Row, ...] = (
     Row("POST", "/v1/embeddings", "embeddings.create", EmbeddingsRequest, lanes=REQUEST_LANES),
     Row("POST", "/v1/embeddings/prefixes", "embeddings.prefixes", PrefixesRequest, lanes=REQUEST_LANES),
     Row("POST", "/tokenize", "embeddings.tokenize", TokenizeRequest),
-    _SESSION("POST", "/v1/sessions", "sessions.create", SessionOptions),
+    _SESSION("POST", "/v1/sessions", "sessions.create", SessionOptions, status=201),
     _SESSION("GET", "/v1/sessions", "sessions.list"),
     _SESSION("GET", "/v1/sessions/{session}", "sessions.get"),
     _SESSION("DELETE", "/v1/sessions/{session}", "sessions.delete"),
@@ -113,7 +117,7 @@ ROUTES: tuple[Row, ...] = (
     _PROBE("GET", "/health", "health.ready"),
     _PROBE("GET", "/readyz", "health.ready", open=True),
     _PROBE("GET", "/livez", "health.live", open=True),
-    _PROBE("GET", "/metrics", "metrics.serve"),
+    _PROBE("GET", "/metrics", "metrics.serve", plain=True),
 )
 
 
