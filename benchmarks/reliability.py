@@ -52,6 +52,9 @@ class Server:
         self.process.kill()
         self.process.wait()
         self._reader.kill()
+        self._reader.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
 
 def _drop(lines: Any) -> None:
@@ -121,16 +124,17 @@ async def overload(port: int) -> None:
 # Bad neighbours
 
 
-async def be_polite(port: int) -> tuple[list[float], list[float], int]:
+async def be_polite(port: int, seconds: float = SECONDS) -> tuple[list[float], list[float], int]:
     """One short text at a time, and a look at /livez: seconds of each, and how many texts were refused."""
-    client = await Client(port, POLITE).open()
-    texts, looks, refused, ended = [], [], 0, time.perf_counter() + SECONDS
-    while time.perf_counter() < ended:
-        reply = await client.embed()
-        texts.append(reply.seconds)
-        refused += reply.status != 200
-        looks.append((await Client(port, "").ask("GET", "/livez")).seconds)
-        await asyncio.sleep(0.05)
+    texts, looks, refused, ended = [], [], 0, time.perf_counter() + seconds
+    async with contextlib.aclosing(await Client(port, POLITE).open()) as client:
+        while time.perf_counter() < ended:
+            reply = await client.embed()
+            texts.append(reply.seconds)
+            refused += reply.status != 200
+            async with contextlib.aclosing(Client(port, "")) as stranger:
+                looks.append((await stranger.ask("GET", "/livez")).seconds)
+            await asyncio.sleep(0.05)
     return texts, looks, refused
 
 

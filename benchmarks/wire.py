@@ -1,6 +1,7 @@
 """A client for `reliability.py` that does as little as can be: what it costs would be taken for the server's."""
 
 import asyncio
+import contextlib
 import json
 import random
 import re
@@ -31,6 +32,13 @@ class Client:
         reply = await self.ask("GET", "/v1/models")
         self.model = json.loads(reply.body)["data"][0]["id"]
         return self
+
+    async def aclose(self) -> None:
+        for _, writer in self._free:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+        self._free.clear()
 
     async def ask(self, method: str, path: str, value: Any = None, raw: bytes | None = None) -> Reply:
         started = time.perf_counter()

@@ -28,6 +28,18 @@ LIMITS = (
         "seconds",
         "From the start of a connection, or from the first byte on it after a reply. Then it is closed.",
     ),
+    Limit(
+        "Silent connections",
+        (MAX_SILENT := 256),
+        "connections",
+        "That have not said a whole head. One more ends the one that has been silent for longest.",
+    ),
+    Limit(
+        "Refused bodies",
+        (MAX_LINGERING := 8),
+        "requests",
+        "Of one key, whose bodies are read to the end after they were refused. Of more at once, answers may be lost.",
+    ),
     Limit("Time for a body", (BODY_SECONDS := 30.0), "seconds", "Then the answer is 400."),
     Limit(
         "Body for a session",

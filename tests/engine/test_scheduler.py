@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streambed.engine.kv import MAX_PROBES
+from streambed.engine.scheduler import OWNER_SECONDS
 from streambed.engine.sequence import Lane, Sequence, Step, Task
 from streambed.errors import DeadlineExceeded, Internal, NotFound
 from tests.engine.simulation import Simulation, request
@@ -56,6 +57,27 @@ def test_what_a_lane_leaves_over_goes_to_the_others() -> None:
     one.submit(10, Lane.STREAM, first=5)
     query = one.submit(5000, Lane.QUERY)
     assert rows(one.step(), query) == pytest.approx(89, abs=2)
+
+
+def test_where_several_owners_work_nobody_waits_for_long_steps() -> None:
+    """Nor where others were here lately. Who has been alone all the time has the longest, who has not, ordinary ones."""
+    one = Simulation(max_rows=1000, patient_rows=4000)
+
+    def rows_of_a_step() -> int:
+        step = one.scheduler.schedule(one.now, patient=True)
+        one.scheduler.finish(step, np.zeros((sum(len(run.probes) for run in step.runs), 2), dtype=np.float32), one.now)
+        return step.rows
+
+    one.submit(30_000, first=1)
+    assert rows_of_a_step() == 4000
+    other = one.submit(3, first=2, sequence=Sequence("other", transient=True))
+    assert rows_of_a_step() == 100
+    assert other.future.done()
+    assert rows_of_a_step() == 100, "another one may come"
+    one.now += OWNER_SECONDS
+    one.submit(30_000, first=3)
+    assert rows_of_a_step() == 1000
+    assert rows_of_a_step() == 1000
 
 
 def test_short_texts_pass_a_long_one_that_passes_them_in_the_end() -> None:

@@ -12,6 +12,7 @@ from typing import cast
 
 import pytest
 
+from streambed.limits import MAX_SILENT
 from streambed.server.connections import ANSWERED, Connections, State
 from streambed.settings import Settings
 from tests.server.conftest import Live, Serve, until
@@ -47,6 +48,17 @@ def test_what_a_connection_does_now_counts() -> None:
     assert connections.admit(2)
     assert (old.aborted, new.aborted) == (False, True)
     assert not connections.admit(2)
+
+
+def test_there_are_never_many_silent_ones() -> None:
+    connections, transports = Connections(100_000), [Transport() for _ in range(MAX_SILENT + 10)]
+    for transport in transports:
+        connections.note(cast(asyncio.Transport, transport), "silent")
+        connections.note(cast(asyncio.Transport, transport), "silent")
+    assert [each.aborted for each in transports] == [True] * 10 + [False] * MAX_SILENT, "the oldest go"
+    for transport in transports[10:]:
+        connections.note(cast(asyncio.Transport, transport), "idle")
+    assert not any(each.aborted for each in transports[10:]), "who has spoken stays"
 
 
 LIVEZ = b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"

@@ -134,8 +134,9 @@ def run(settings: Settings) -> None:
         # fifth of a second each time.
         gc.collect()
         gc.freeze()
-        # Threads that tokenise give way to the event loop, which has many short things to do, after a millisecond, not five.
-        sys.setswitchinterval(0.001)
+        # Whoever holds the interpreter's lock gives way to whoever waits for it after a tenth of a millisecond, not five. A
+        # step gives the lock away in each of its operations, and beside a busy loop it would wait so long for each of them.
+        sys.setswitchinterval(0.0001)
         Listener(app, settings, keyring.reload).run(sockets=[listener])
     finally:
         engine.close(timeout=5.0)

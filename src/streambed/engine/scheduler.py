@@ -28,6 +28,8 @@ from streambed.text.strings import common_prefix
 URGENT = (Lane.STREAM, Lane.QUERY)
 URGENT_SECONDS = 1.0
 """Seconds after a query during which another one is expected."""
+OWNER_SECONDS = 10.0
+"""Seconds after an owner's last work during which more of it is expected."""
 ROWS_PER_SECOND = 1000.0
 """How a task's length counts as waiting time. Any rate gives a fair order; this one is that of a small machine."""
 EAGER_ROWS = 32
@@ -142,11 +144,10 @@ class Scheduler:
     def _rows(self, now: float, large: bool = False) -> int:
         """Rows of a step whose end others have to wait for. With several owners it is short, lest one be held up by
         another's work. large: nobody types, and only one is here."""
-        if len(self._came) > 1:
-            self._came = {owner: came for owner, came in self._came.items() if came > now - URGENT_SECONDS}
-            if len(self._came) > 1:
-                return self.budget.shared_rows
-        return self.budget.patient_rows if large else self.budget.rows
+        if len(self._came) == 1:
+            return self.budget.patient_rows if large else self.budget.rows
+        here = sum(came > now - OWNER_SECONDS for came in self._came.values())
+        return self.budget.shared_rows if here > 1 else self.budget.rows
 
     def overtake(self, now: float, paused: Step) -> Step:
         """A step of what is ready and may go before one that is paused, to be run meanwhile; empty where there is none. The

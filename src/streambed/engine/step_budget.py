@@ -12,6 +12,8 @@ STEP_SECONDS = 0.1
 """How long a step should take: the most that a keystroke waits for others."""
 PAUSE_SECONDS = 0.025
 """Longest layer of a step of bulk."""
+SHARED_SECONDS = 0.01
+"""How long a step should take where others wait for its end, and then for that of the next, which is theirs."""
 PATIENCE = 4
 """How much larger a step may be while no session is open: nobody types."""
 MIN_ROWS, MAX_ROWS = 64, 8192
@@ -41,7 +43,7 @@ class StepBudget:
     @property
     def shared_rows(self) -> int:
         """Where others than those whose rows it has may come: they wait for its end, and share the step after it."""
-        return self._fixed or max(MIN_ROWS, int(self._rows * PAUSE_SECONDS / STEP_SECONDS))
+        return self._fixed or max(MIN_ROWS, int(self._rows * SHARED_SECONDS / STEP_SECONDS))
 
     @property
     def patient_rows(self) -> int:

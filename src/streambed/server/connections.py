@@ -8,12 +8,14 @@ import sys
 from collections import OrderedDict
 from typing import Literal
 
+from streambed.limits import MAX_SILENT
+
 if sys.platform != "win32":  # which has no such limit
     import resource
 
-ACCEPTED_AT_ONCE = 64
+ACCEPTED_AT_ONCE = 16
 """New connections between two looks at how many there are."""
-SPARE = 64
+SPARE = 120
 """Descriptors that connections leave over."""
 ANSWERED = 32
 """So many beyond the limit are heard, and told that there are too many."""
@@ -39,6 +41,9 @@ class Connections:
             waiting.pop(transport, None)
         if state is not None:
             self._by_state[state][transport] = None
+        # Thousands that end together would hold up the loop.
+        if len(silent := self._by_state["silent"]) > MAX_SILENT:
+            silent.popitem(last=False)[0].abort()
 
     def admit(self, there: int) -> bool:
         """Makes room for one more, which counts among those that are there already. False where there is none."""

@@ -4,6 +4,7 @@ They decide by the raw path, the one that routing uses too. More layers are in `
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -39,6 +40,10 @@ _READ = _DECISIVE | {b"content-encoding", b"cookie", b"sec-fetch-site", b"transf
 class Refusals(Layer):
     """Answers what the layers inside refuse. Sets `headers` in the scope's state: those that they read, by lower name."""
 
+    def __init__(self, app: ASGIApp) -> None:
+        super().__init__(app)
+        self._lingering: Counter[str] = Counter()
+
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         answered = False
 
@@ -51,7 +56,7 @@ class Refusals(Layer):
             scope["state"]["headers"] = _headers(scope)
             await self.app(scope, receive, answer)
         except RequestError as error:
-            await refuse(error, scope, receive, send)
+            await refuse(error, scope, receive, send, self._lingering)
         except asyncio.CancelledError:
             # uvicorn gives up what is still running when the time to drain is over. Who waits shall hear why.
             if answered or scope["type"] != "http":

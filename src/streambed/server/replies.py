@@ -3,6 +3,7 @@
 import asyncio
 import http
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from streambed.errors import RequestError, Unauthorized
+from streambed.limits import MAX_LINGERING
 from streambed.wire import error_body
 
 Dialect = Callable[[RequestError], tuple[int, dict[str, Any]]]
@@ -39,22 +41,32 @@ def note(scope: Scope, error: RequestError) -> None:
     scope.setdefault("state", {})["error"] = error
 
 
-async def refuse(error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers a request, whose body may still be on its way, or a handshake with an error."""
+async def refuse(
+    error: RequestError, scope: Scope, receive: Receive, send: Send, lingering: Counter[str] | None = None
+) -> None:
+    """Answers a request, whose body may still be on its way, or a handshake with an error. lingering: of each owner, for how
+    many requests the rest of the body is being read."""
     note(scope, error)
     if scope["type"] == "websocket":
         await WebSocket(scope, receive, send).send_denial_response(error_response(error))
         return
 
+    lingering = Counter() if lingering is None else lingering
+    owner = scope["state"].get("owner", "")
+
     async def linger(message: Message) -> None:
         if message["type"] == "http.response.body":
             await send({**message, "more_body": True})
-            await _drop_body(receive)
+            lingering[owner] += 1
+            try:
+                await _drop_body(receive)
+            finally:
+                lingering[owner] -= 1
             message = {"type": "http.response.body"}
         await send(message)
 
     respond = error_response(error, dialect=dialect_of(scope))
-    await respond(scope, receive, linger if error.closes else send)
+    await respond(scope, receive, linger if error.closes and lingering[owner] < MAX_LINGERING else send)
 
 
 async def _drop_body(receive: Receive) -> None:
