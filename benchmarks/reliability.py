@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.attacks import NEIGHBOURS, attack, call, streaming
 from benchmarks.wire import HOSTILE, POLITE, WORDS, Client, Reply
@@ -81,7 +81,20 @@ def percentile(seconds: Sequence[float], share: float) -> str:
 # At three times capacity
 
 
-async def overload(port: int) -> None:
+class Overload(NamedTuple):
+    """What came of it, in seconds."""
+
+    rate: float
+    """Requests a second that clients get who wait for their answers."""
+    statuses: collections.Counter[int]
+    idle: list[float]
+    accepted: list[float]
+    refused: list[float]
+    after: list[float]
+    """Two seconds later."""
+
+
+async def overload(port: int) -> Overload:
     """An open loop of short texts, at three times what clients that wait for their answers get."""
     client = await Client(port, POLITE).open()
     idle = [(await client.embed()).seconds for _ in range(50)]
@@ -110,15 +123,15 @@ async def overload(port: int) -> None:
     await asyncio.gather(*tasks)
     await asyncio.sleep(2)
     after = [(await client.embed()).seconds for _ in range(50)]
-    by_status = collections.Counter(reply.status for reply in replies)
-    accepted = [reply.seconds for reply in replies if reply.status == 200]
-    refused = [reply.seconds for reply in replies if reply.status == 429]
-    print(
-        f"capacity {rate:.0f} requests a second; {TIMES_CAPACITY:g} times that for {OVERLOAD_SECONDS:g} s: {dict(by_status)}"
+    await client.aclose()
+    return Overload(
+        rate,
+        collections.Counter(reply.status for reply in replies),
+        idle,
+        [reply.seconds for reply in replies if reply.status == 200],
+        [reply.seconds for reply in replies if reply.status == 429],
+        after,
     )
-    print("| ms | P50 | P99 |\n|---|---:|---:|")
-    for name, seconds in (("idle", idle), ("accepted", accepted), ("refused", refused), ("2 s later", after)):
-        print(f"| {name} | {percentile(seconds, 0.5)} | {percentile(seconds, 0.99)} |")
 
 
 # Bad neighbours
@@ -231,7 +244,13 @@ def durable() -> None:
 
 def overloaded() -> None:
     with serving("--api-key", POLITE) as server:
-        asyncio.run(overload(server.port))
+        found = asyncio.run(overload(server.port))
+    what = f"{TIMES_CAPACITY:g} times that for {OVERLOAD_SECONDS:g} s: {dict(found.statuses)}"
+    print(f"capacity {found.rate:.0f} requests a second; {what}")
+    print("| ms | P50 | P99 |\n|---|---:|---:|")
+    named = (("idle", found.idle), ("accepted", found.accepted), ("refused", found.refused), ("2 s later", found.after))
+    for name, seconds in named:
+        print(f"| {name} | {percentile(seconds, 0.5)} | {percentile(seconds, 0.99)} |")
 
 
 FIGURES = {"overload": overloaded, "neighbours": neighbours, "recovery": recovery, "durable": durable}

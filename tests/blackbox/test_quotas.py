@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -186,12 +185,3 @@ def test_a_server_whose_file_makes_no_sense_does_not_start(tiny_checkpoint: Path
     (path := tmp_path / "keys.toml").write_text("[a]\nkey = ''\n")
     with contextlib.closing(Process(tiny_checkpoint, "--api-keys", path)) as process:
         assert "[a] key is empty" in refused(process)
-
-
-def test_hangups_without_such_a_file_end_the_server_as_they_would_any_other(start_target: Start) -> None:
-    lonely = start_target()
-    lonely.process.process.send_signal(signal.SIGHUP)
-    until(lambda: lonely.process.process.poll() is not None)
-    assert lonely.process.process.returncode == -signal.SIGHUP
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", lonely.process.port), 5)

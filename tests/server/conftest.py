@@ -106,6 +106,15 @@ def guard_of(live: Live, layer: type[Kind]) -> Kind:
     return app
 
 
+def left_of(server: uvicorn.Server) -> list[str]:
+    """What a server that should end still has: tasks, and connections with what they do."""
+    state = server.server_state
+    cycles = [(each, getattr(each, "cycle", None)) for each in state.connections]
+    return [repr(task) for task in state.tasks] + [
+        f"{type(each).__name__} closing={each.transport.is_closing()} {cycle and vars(cycle)}" for each, cycle in cycles
+    ]
+
+
 class Servers:
     """Starts servers and ends them."""
 
@@ -144,7 +153,7 @@ class Servers:
             server.should_exit = True
             thread.join(20)
             logging.getLogger().removeHandler(errors)
-            assert not thread.is_alive(), "the server ends when it is told to"
+            assert not thread.is_alive(), f"the server ends when it is told to; it waits for {left_of(server)}"
             if live.engine.ready:
                 live.engine.check_integrity()
             assert [record.getMessage() for record in errors.records] == []

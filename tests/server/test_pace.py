@@ -24,3 +24,11 @@ def test_an_owner_waits_for_as_long_as_his_events_took(monkeypatch: pytest.Monke
 
 def test_one_key_alone_leaves_nothing_to_anybody() -> None:
     assert Pace(many=lambda: False).spend("a", 10.0) == 0.0
+
+
+def test_who_owes_tokens_waits_with_the_next_event_and_not_in_the_midst_of_a_body() -> None:
+    debts = {"a": 40.0}
+    paces = Pace(lambda: False, lambda owner: debts.get(owner, 0.0))
+    assert paces.spend("a", 0.001) == 40.0
+    assert paces.wait("a") == 0.0, "what was admitted is read to its end"
+    assert paces.spend("b", 0.001) == 0.0

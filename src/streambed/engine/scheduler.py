@@ -56,6 +56,8 @@ class Scheduler:
         self._urgent = float("-inf")
         self._shares = Shares()
         self._turns = Turns()
+        self._several = False
+        """Whether there ever were several owners: then none has steps for which another would wait."""
         self._came: dict[str, float] = {}
         """When work of each owner came last, of those who came lately."""
         self._row_cost = row_cost
@@ -144,10 +146,12 @@ class Scheduler:
     def _rows(self, now: float, large: bool = False) -> int:
         """Rows of a step whose end others have to wait for. With several owners it is short, lest one be held up by
         another's work. large: nobody types, and only one is here."""
-        if len(self._came) == 1:
+        if len(self._came) > 1:
+            self._several = True
+            self._came = {owner: came for owner, came in self._came.items() if came > now - OWNER_SECONDS}
+        if not self._several:
             return self.budget.patient_rows if large else self.budget.rows
-        here = sum(came > now - OWNER_SECONDS for came in self._came.values())
-        return self.budget.shared_rows if here > 1 else self.budget.rows
+        return self.budget.shared_rows if len(self._came) > 1 else self.budget.rows
 
     def overtake(self, now: float, paused: Step) -> Step:
         """A step of what is ready and may go before one that is paused, to be run meanwhile; empty where there is none. The

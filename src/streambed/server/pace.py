@@ -2,7 +2,7 @@
 
 An event runs on the loop, where nothing else runs meanwhile, and so does the counting of a body's structure. For as long
 as that has taken, nothing more of its owner is read, whichever connection it comes from: so half of the loop is always
-there for the others. Nor is anything read of who owes tokens (`usage`).
+there for the others. Nor are events read of who owes tokens (`usage`).
 """
 
 import time
@@ -23,12 +23,13 @@ class Pace:
         """When each owner may be read again."""
 
     def spend(self, owner: str, seconds: float) -> float:
-        """Says that an event of an owner has taken so long. Returns as `wait`."""
+        """Says that an event of an owner has taken so long. Returns the seconds for which not to read the next one: as
+        `wait`, or until he owes nothing."""
         if self._many():
             self._free[owner] = max(self._free.get(owner, 0.0), time.monotonic() - seconds) + 2 * seconds
-        return self.wait(owner)
+        return max(self.wait(owner), self._debt(owner))
 
     def wait(self, owner: str) -> float:
-        """Seconds for which not to read what comes from an owner."""
-        wait = max(self._free.get(owner, 0.0) - time.monotonic(), self._debt(owner))
+        """Seconds for which not to read more of what an owner has begun to send."""
+        wait = self._free.get(owner, 0.0) - time.monotonic()
         return wait if wait >= LEAST_SECONDS else 0.0
