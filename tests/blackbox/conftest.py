@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -148,8 +147,3 @@ def target(shared_target: Target) -> Iterator[Target]:
     """A server with default limits, shared by the tests of a file; as good as new after each."""
     yield shared_target
     shared_target.check()
-
-
-def wait_a_moment() -> None:
-    """Long enough for a server to read what was sent. Tests that need it would pass without, and see less."""
-    time.sleep(0.2)
