@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from streambed.server import pace
@@ -10,7 +12,7 @@ from streambed.server.pace import Pace
 
 def test_an_owner_waits_for_as_long_as_his_events_took(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(pace.time, "monotonic", lambda: now)
+    monkeypatch.setattr(pace, "time", SimpleNamespace(monotonic=lambda: now))
     paces = Pace(many=lambda: True)
     assert paces.spend("a", 0.010) == pytest.approx(0.010)
     assert paces.spend("a", 0.010) == pytest.approx(0.030), "another of his sockets waits behind the first"

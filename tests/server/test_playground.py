@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -158,7 +159,7 @@ def test_without_keys_none_is_needed(live: Live) -> None:
 
 def test_visits_end(monkeypatch: pytest.MonkeyPatch) -> None:
     visits, now = Visits(), [0.0]
-    monkeypatch.setattr(playground.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(playground, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(playground, "MAX_VISITS", 2)
     a, b, c = (Key(name.encode(), name, name, Quota()) for name in "abc")
     first, second = (f"{COOKIE}={visits.open(key)}" for key in (a, b))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -19,7 +20,8 @@ from streambed.settings import Settings
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        monkeypatch.setattr(usage.time, "monotonic", lambda: self.now)
+        # Not the module itself: the loops of servers in other threads would sleep until their clock comes back.
+        monkeypatch.setattr(usage, "time", SimpleNamespace(monotonic=lambda: self.now))
 
 
 @pytest.fixture
