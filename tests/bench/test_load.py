@@ -91,3 +91,10 @@ def test_queries_bulk_and_typed_words_come_at_once() -> None:
     assert side.queries == len(case._queries) > 0
     assert side.lists > 0
     assert side.open == 0, "what was opened is closed"
+
+
+def test_there_is_a_query_however_short_it_is() -> None:
+    case = Mixed(Texts(1), 0.0001)
+    case.draw()
+    assert case._arrivals == [0.0]
+    assert len(case._queries) == 1

@@ -80,7 +80,8 @@ class Mixed(Case):
         self._queries: list[str] = []
 
     def draw(self) -> None:
-        self._arrivals = self._texts.arrivals(QUERIES_A_SECOND, self._seconds)
+        # In a second or two, chance may send none.
+        self._arrivals = self._texts.arrivals(QUERIES_A_SECOND, self._seconds) or [0.0]
         self._queries = self._texts.texts(len(self._arrivals), *QUERY_TOKENS)
 
     async def measure(self, side: Side) -> Sequence[float]:
