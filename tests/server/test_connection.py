@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import threading
 import time
 from types import SimpleNamespace
@@ -190,3 +191,19 @@ def test_the_end_of_a_server_closes_a_socket_that_is_closing() -> None:
     socket.stop_keepalive = lambda: None  # type: ignore[method-assign]
     socket.shutdown()
     assert closed
+
+
+@pytest.mark.parametrize("read_paused", [True, False])
+def test_who_is_not_read_is_not_ended_for_a_pong_that_waits(read_paused: bool) -> None:
+    """His answer lies behind a message that we have not taken."""
+    happened: list[str] = []
+    socket = object.__new__(WebSocketConnection)
+    socket.read_paused, socket.close_sent = read_paused, False
+    socket.transport = SimpleNamespace(  # type: ignore[assignment]
+        is_closing=lambda: False, abort=lambda: happened.append("aborted"), write=lambda data: None, close=lambda: None
+    )
+    socket.conn, socket.logger = ServerProtocol(state=State.OPEN), logging.getLogger("streambed.websocket")
+    socket.schedule_ping = lambda: happened.append("asked again")  # type: ignore[method-assign]
+    socket.keepalive_timeout()
+    assert happened == (["asked again"] if read_paused else ["aborted"])
+    assert socket.pong_timer is socket.pending_ping_payload is None
