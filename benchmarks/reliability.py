@@ -72,10 +72,14 @@ def serving(*flags: str) -> Iterator[Server]:
         server.kill()
 
 
+def quantile(values: Sequence[float], share: float) -> float:
+    """One of the values: so many of them are below it."""
+    return sorted(values)[min(int(len(values) * share), len(values) - 1)]
+
+
 def percentile(seconds: Sequence[float], share: float) -> str:
     """In milliseconds."""
-    ordered = sorted(seconds)
-    return f"{1000 * ordered[min(int(len(ordered) * share), len(ordered) - 1)]:,.0f}" if ordered else "-"
+    return f"{1000 * quantile(seconds, share):,.0f}" if seconds else "-"
 
 
 # At three times capacity
@@ -158,7 +162,7 @@ def neighbours() -> None:
         print(
             "| beside | P50, ms | P99, ms | times idle P99 | /livez, at most, ms | refused |\n|---|---:|---:|---:|---:|---:|"
         )
-        base = sorted(idle)[int(len(idle) * 0.99)]
+        base = quantile(idle, 0.99)
         print(f"| nobody | {percentile(idle, 0.5)} | {percentile(idle, 0.99)} | 1.0 | {percentile(looks, 1)} | 0 |")
         for name in NEIGHBOURS:
             hostile = multiprocessing.get_context("fork").Process(target=attack, args=(name, server.port))
@@ -167,7 +171,7 @@ def neighbours() -> None:
             seconds, looks, refused = asyncio.run(be_polite(server.port))
             hostile.kill()
             hostile.join()
-            factor = sorted(seconds)[int(len(seconds) * 0.99)] / base
+            factor = quantile(seconds, 0.99) / base
             told = f"{percentile(seconds, 0.5)} | {percentile(seconds, 0.99)} | {factor:.1f}"
             print(f"| {name} | {told} | {percentile(looks, 1)} | {refused} |", flush=True)
             time.sleep(1)

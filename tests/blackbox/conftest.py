@@ -100,6 +100,13 @@ class Target:
         assert "Traceback" not in self.process.output, self.process.output[-5000:]
 
 
+def ask(wire: websockets.sync.client.ClientConnection, kind: str, **fields: Any) -> dict[str, Any]:
+    """Sends an event; the next one that comes."""
+    wire.send(json.dumps({"type": kind, **fields}))
+    event: dict[str, Any] = json.loads(wire.recv(SECONDS))
+    return event
+
+
 def read(connection: socket.socket) -> bytes:
     """Until the server closes."""
     parts = []

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.blackbox.conftest import POLITE, Start
+from tests.blackbox.conftest import POLITE, Start, ask
 from tests.blackbox.faulty import FAULTS
 from tests.server.conftest import until
 
@@ -54,12 +54,6 @@ def machine(shared: Machine) -> Iterator[Machine]:
     yield shared
     shared.say("")
     shared.check()
-
-
-def ask(wire: Any, kind: str, **fields: Any) -> dict[str, Any]:
-    wire.send(json.dumps({"type": kind, **fields}))
-    event: dict[str, Any] = json.loads(wire.recv(60))
-    return event
 
 
 @pytest.mark.parametrize("word", ["raise", "memory", "nan"])

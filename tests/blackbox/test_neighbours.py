@@ -7,11 +7,11 @@ import asyncio
 import multiprocessing
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pytest
 from benchmarks.attacks import NEIGHBOURS, attack
-from benchmarks.reliability import Server, be_polite, serving
+from benchmarks.reliability import Server, be_polite, quantile, serving
 
 from tests.blackbox.conftest import HOSTILE, POLITE
 
@@ -25,10 +25,6 @@ MOST_SECONDS_OF_A_LOOK = 0.1
 def server() -> Iterator[Server]:
     with serving("--api-key", HOSTILE, "--api-key", POLITE) as server:
         yield server
-
-
-def p99(seconds: Sequence[float]) -> float:
-    return sorted(seconds)[int(len(seconds) * 0.99)]
 
 
 @pytest.mark.slow
@@ -46,7 +42,7 @@ def test_a_bad_neighbour_costs_little(server: Server, name: str) -> None:
             hostile.kill()
             hostile.join()
         assert refused == 0
-        factors.append(p99(beside) / p99(idle))
+        factors.append(quantile(beside, 0.99) / quantile(idle, 0.99))
         looks.append(max(seen))
         time.sleep(1)
     assert statistics.median(factors) <= MOST_TIMES_IDLE, factors

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import websockets.exceptions
 
-from tests.blackbox.conftest import HOSTILE, POLITE, Start, Target
+from tests.blackbox.conftest import HOSTILE, POLITE, Start, Target, ask
 from tests.server.conftest import until
 from tests.server.test_process import Process, refused
 
@@ -77,12 +77,6 @@ def series(target: Target, name: str) -> dict[str, float]:
     }
 
 
-def create(wire: Any) -> dict[str, Any]:
-    wire.send(json.dumps({"type": "session.create"}))
-    made: dict[str, Any] = json.loads(wire.recv(60))
-    return made
-
-
 def test_requests_beyond_the_rate_hear_when_to_come_again(target: Target) -> None:
     before = series(target, "streambed_key_requests_total")
     assert post(target, GREEDY).status_code == 200
@@ -114,8 +108,8 @@ def test_sockets_sessions_and_bytes(target: Target) -> None:
             target.socket(SHORT)
         assert caught.value.response.status_code == 429
         assert b"this key may have 1" in caught.value.response.body
-        assert create(wire)["type"] == "session.created"
-        assert create(wire)["error"]["code"] == "overloaded"
+        assert ask(wire, "session.create")["type"] == "session.created"
+        assert ask(wire, "session.create")["error"]["code"] == "overloaded"
         assert series(target, "streambed_key_sockets")['key="short"'] == 1
         assert series(target, "streambed_key_sessions")['key="short"'] == 1
     assert code_of(post(target, SHORT, "a " * 2000)) == (429, "quota_exceeded")
@@ -125,7 +119,7 @@ def test_sockets_sessions_and_bytes(target: Target) -> None:
 def test_who_had_more_tokens_than_allowed_waits_and_loses_nothing(target: Target) -> None:
     """Over HTTP by 429; a stream, by being read later."""
     with target.socket(TALKER) as wire:
-        session = create(wire)["session"]
+        session = ask(wire, "session.create")["session"]
         before = series(target, "streambed_key_tokens_total")['key="talker"']
         words = ["one two three four five six seven eight "] * 12
         for number, text in enumerate(words):
@@ -148,8 +142,8 @@ def test_who_had_more_tokens_than_allowed_waits_and_loses_nothing(target: Target
 
 def test_keys_are_replaced_while_the_server_runs(target: Target, file: Path) -> None:
     with target.socket(OLD) as old, target.socket(NEW) as new, target.socket() as unnamed:
-        made = create(old)
-        other, third = create(new)["session"], create(unnamed)["session"]
+        made = ask(old, "session.create")
+        other, third = ask(new, "session.create")["session"], ask(unnamed, "session.create")["session"]
         with client(target, OLD) as browser:
             assert browser.post("/playground/key", json={"api_key": OLD}).status_code == 204
             del browser.headers["Authorization"]
@@ -165,14 +159,14 @@ def test_keys_are_replaced_while_the_server_runs(target: Target, file: Path) -> 
             assert browser.get("/info").status_code == 401
         assert post(target, OLD).status_code == 401
         # The session belongs to the name, so its new key has it.
-        resume = {"type": "session.resume", "session": made["session"], "resume_token": event["resume"]["resume_token"]}
-        new.send(json.dumps(resume))
-        assert json.loads(new.recv(60))["type"] == "session.resumed"
+        token = event["resume"]["resume_token"]
+        resumed = ask(new, "session.resume", session=made["session"], resume_token=token)
+        assert resumed["type"] == "session.resumed"
         for wire, session in ((new, other), (unnamed, third)):
-            wire.send(json.dumps({"type": "input_text.append", "session": session, "text": "on"}))
-            wire.send(json.dumps({"type": "embedding.create", "session": session}))
-            assert json.loads(wire.recv(60))["type"] == "input_text.ack"
-            assert json.loads(wire.recv(60))["type"] == "embedding.done", "others hear nothing of it"
+            assert ask(wire, "input_text.append", session=session, text="on")["type"] == "input_text.ack"
+            assert ask(wire, "embedding.create", session=session)["type"] == "embedding.done", (
+                "others hear nothing of it"
+            )
     names = set(series(target, "streambed_key_tokens_total"))
     assert names == {'key="renamed"', 'key="short"', 'key="talker"', 'key="mover"'}
     file.write_text("[mover]\nkey = 5")

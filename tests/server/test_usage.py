@@ -39,13 +39,19 @@ def open_usage(tmp_path: Path, **quotas: float) -> tuple[Usage, dict[str, Key], 
     return Usage(ring), {key.name: key for key in ring.owners.values()}, ring
 
 
+def refused(used: Usage, key: Key, message: str) -> float:
+    """A request is refused, in these words. The seconds after which to come again."""
+    with pytest.raises(QuotaExceeded, match=message) as caught:
+        used.admit(key)
+    assert caught.value.retry_after is not None
+    return caught.value.retry_after
+
+
 def test_requests_a_second(tmp_path: Path, clock: Clock) -> None:
     used, keys, _ = open_usage(tmp_path, key_requests_per_second=2)
     for _ in range(2):
         used.admit(keys["a"])
-    with pytest.raises(QuotaExceeded, match="this key may make 2 requests a second") as caught:
-        used.admit(keys["a"])
-    assert caught.value.retry_after == pytest.approx(0.5)
+    assert refused(used, keys["a"], "this key may make 2 requests a second") == pytest.approx(0.5)
     used.admit(keys["b"])
     clock.now += 0.5
     used.admit(keys["a"])
@@ -61,9 +67,7 @@ def test_requests_a_second(tmp_path: Path, clock: Clock) -> None:
 def test_less_than_one_a_second(tmp_path: Path, clock: Clock) -> None:
     used, keys, _ = open_usage(tmp_path, key_requests_per_second=0.1)
     used.admit(keys["a"])
-    with pytest.raises(QuotaExceeded) as caught:
-        used.admit(keys["a"])
-    assert caught.value.retry_after == pytest.approx(10)
+    assert refused(used, keys["a"], "may make 0.1 requests a second") == pytest.approx(10)
     clock.now += 10
     used.admit(keys["a"])
 
@@ -75,9 +79,7 @@ def test_tokens_a_second(tmp_path: Path, clock: Clock) -> None:
     used.step(report(a=240))
     assert used.debt("name:a") == pytest.approx(2.0)
     assert used.debt("name:b") == used.debt("name:nobody") == 0.0
-    with pytest.raises(QuotaExceeded, match="may have 100 tokens a second computed, and had more") as caught:
-        used.admit(keys["a"])
-    assert caught.value.retry_after == pytest.approx(2.0)
+    assert refused(used, keys["a"], "may have 100 tokens a second computed, and had more") == pytest.approx(2.0)
     used.admit(keys["b"])
     clock.now += 2.0
     used.admit(keys["a"])

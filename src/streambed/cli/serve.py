@@ -79,7 +79,7 @@ def run(settings: Settings) -> None:
     _raise_file_limit()
     listener = _listen(settings.host, settings.port)  # before the model is loaded: a taken port is known at once
     journal = _open_journal(settings)
-    keyring = _open_keyring(settings)
+    keyring, reload = _open_keyring(settings)
     metrics = _serve_metrics(settings)
 
     from streambed.server.app import create_app
@@ -137,7 +137,7 @@ def run(settings: Settings) -> None:
         # Whoever holds the interpreter's lock gives way to whoever waits for it after a tenth of a millisecond, not five. A
         # step gives the lock away in each of its operations, and beside a busy loop it would wait so long for each of them.
         sys.setswitchinterval(0.0001)
-        Listener(app, settings, keyring.reload).run(sockets=[listener])
+        Listener(app, settings, reload).run(sockets=[listener])
     finally:
         engine.close(timeout=5.0)
 
@@ -189,14 +189,15 @@ def _open_journal(settings: Settings) -> Store | None:
     return SQLiteStore(settings.journal, settings.journal_sync)
 
 
-def _open_keyring(settings: Settings) -> Keyring:
-    """The keys; where they have a file, SIGHUP has it read again, and ends nothing."""
+def _open_keyring(settings: Settings) -> tuple[Keyring, Callable[[], None] | None]:
+    """The keys, and what SIGHUP does where they have a file: it has it read again, now too, and ends nothing."""
     from streambed.server.keyring import Keyring
 
     keyring = Keyring(settings, _choose_keys(settings))
-    if settings.api_keys is not None and hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, lambda *_: keyring.reload())
-    return keyring
+    if settings.api_keys is None or not hasattr(signal, "SIGHUP"):
+        return keyring, None
+    signal.signal(signal.SIGHUP, lambda *_: keyring.reload())
+    return keyring, keyring.reload
 
 
 def _choose_keys(settings: Settings) -> tuple[str, ...]:

@@ -74,6 +74,8 @@ class Keyring:
             settings.key_requests_per_second, settings.key_tokens_per_second, settings.max_sessions,
             settings.key_sockets, settings.key_body_bytes,
         )  # fmt: skip
+        self.anybody = Key(b"", "", "", self._common)
+        """Who asks where no key is asked for."""
         self._unnamed = {
             each.digest: each
             for each in (Key(_digest(key), _digest(key).hex(), "", self._common) for key in map(str.encode, keys))
@@ -98,7 +100,7 @@ class Keyring:
 
     def find(self, given: bytes) -> Key | None:
         """The key that this is. What is compared are digests, of which nobody can choose how they begin."""
-        return Key(b"", "", "", self._common) if self.is_open else self._keys.get(_digest(given))
+        return self.anybody if self.is_open else self._keys.get(_digest(given))
 
     def present(self, key: Key) -> Key | None:
         """A key as it is now, if it still is one."""

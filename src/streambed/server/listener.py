@@ -28,8 +28,8 @@ class Listener(uvicorn.Server):
     """A server whose sockets hear `session.closed` before they close."""
 
     def __init__(self, app: ASGIApp, settings: Settings, reload: Callable[[], None] | None = None) -> None:
-        """reload: what SIGHUP does, where there is a file of keys."""
-        self._reload = reload if settings.api_keys is not None else None
+        """reload: what SIGHUP does, if it does something."""
+        self._reload = reload
         most = bound(4 * settings.max_requests + settings.max_sockets)
         super().__init__(
             uvicorn.Config(
@@ -61,8 +61,7 @@ class Listener(uvicorn.Server):
         await super().startup(sockets)
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(LoopErrors())
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        if self._reload is not None and hasattr(signal, "SIGHUP") and in_main_thread:
+        if self._reload is not None:
             loop.add_signal_handler(signal.SIGHUP, self._reload)
         for each in sockets or []:
             each.listen(WAITING)
