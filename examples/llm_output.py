@@ -45,13 +45,15 @@ def main(url: str = "http://127.0.0.1:30000") -> None:
         question = client.embed(QUESTION)[0]
         # An embedding for each sentence as soon as it ends, and one for the whole when the writing stops.
         with client.open_stream(emit={"on": "sentence", "pause_ms": 100}) as stream:
-            threading.Thread(target=listen, args=(stream, question), daemon=True).start()
+            listener = threading.Thread(target=listen, args=(stream, question), daemon=True)
+            listener.start()
             for token in generate():
                 stream.append(token)
             done = time.perf_counter()
             result = stream.embedding()
             waited = (time.perf_counter() - done) * 1000
-            print(f"embedded {waited:.1f} ms after its last token; to the question: {question @ result.vector:.2f}")
+        listener.join()  # the stream is closed, so it has nothing more to print
+        print(f"embedded {waited:.1f} ms after its last token; to the question: {question @ result.vector:.2f}")
         whole = client.embed(stream.text)[0]
         print(f"posted as a whole it has the same vector: {whole @ result.vector:.6f}")
 

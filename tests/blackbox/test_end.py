@@ -19,7 +19,9 @@ READYZ = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 def busy(start_target: Start, *flags: str | Path) -> Target:
     """A server with a request that takes longer than any test."""
     target = start_target("--max-batch-tokens", "1", "--drain", "600", *flags)
-    body = json.dumps({"model": target.model, "input": ["a text of some length " * 20] * 500}).encode()
+    body = json.dumps(
+        {"model": target.model, "input": [f"{number} is a text of some length " * 20 for number in range(500)]}
+    ).encode()
     target.send(f"POST /v1/embeddings\n{JSON}\nContent-Length: {len(body)}", body, POLITE)
     until(lambda: target.polite.get("/info").json()["stats"]["waiting"] > 0)
     return target
